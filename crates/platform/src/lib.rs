@@ -1,1 +1,340 @@
+//! The waist of Coracle: what the kernel may ask of whatever runs guest code.
+//!
+//! Two small traits, one each way. A [`Platform`] makes address spaces ([`Space`]) with threads in them
+//! ([`Thread`]); a thread runs guest code until it needs the kernel and says so with one neutral enum,
+//! [`Trap`]. The kernel answers with a [`Resume`]. Nothing here knows how guest code is confined.
 
+pub mod mock;
+mod regs;
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use coracle_abi::Errno;
+
+pub use regs::Regs;
+
+/// Why a platform could not do what was asked, in words for the person who runs Coracle.
+#[derive(Debug, thiserror::Error)]
+pub enum PlatformError {
+    /// {feature} is missing on this host: {hint}
+    #[error("{feature} is missing on this host: {hint}")]
+    Missing { feature: &'static str, hint: &'static str },
+    /// {what}: {source}
+    #[error("{what}: {source}")]
+    Host { what: &'static str, source: std::io::Error },
+    /// The worker ended before it was ready.
+    #[error("the worker process ended before it was ready: {0:?}")]
+    Died(Death),
+}
+
+/// Makes clean address spaces. One value serves one sandbox.
+pub trait Platform: Send + Sync {
+    /// A clean address space with one thread in it, which has run no guest code yet.
+    fn spawn(&self) -> Result<Vessel, PlatformError>;
+
+    /// The name the user chose it by.
+    fn name(&self) -> &'static str;
+}
+
+/// A new address space and its first (or only) thread.
+pub struct Vessel {
+    pub space: Arc<dyn Space>,
+    pub thread: Box<dyn Thread>,
+}
+
+/// One guest address space.
+pub trait Space: Send + Sync {
+    /// Copies out of guest memory; returns how many bytes could be read before the first bad one.
+    fn read(&self, address: u64, into: &mut [u8]) -> usize;
+
+    /// Copies into guest memory, obeying its protections; returns how many bytes could be written.
+    fn write(&self, address: u64, from: &[u8]) -> usize;
+
+    /// As `write`, but ignoring page protections, as a debugger does (`PTRACE_POKEDATA`).
+    fn poke(&self, address: u64, from: &[u8]) -> usize;
+
+    /// Where guest code may be mapped.
+    fn layout(&self) -> Layout;
+
+    /// The guest's mappings in address order, without anything that belongs to the platform.
+    fn mappings(&self) -> Vec<Mapping>;
+
+    /// What this address space has used so far.
+    fn usage(&self) -> Usage;
+
+    /// A file that was mapped under `key` is closed: the platform need not keep it at hand any longer.
+    fn forget_file(&self, key: u64);
+
+    /// Ends every thread in it. Their `run` returns [`Trap::Died`].
+    fn kill(&self);
+}
+
+/// Bounds for placing things in an address space.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    /// Lowest address that may be mapped (`vm.mmap_min_addr`).
+    pub bottom: u64,
+    /// First address above what the guest may use.
+    pub top: u64,
+}
+
+/// One line of `/proc/PID/maps` as the host sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    pub start: u64,
+    pub end: u64,
+    /// `PROT_*` bits.
+    pub prot: u32,
+    pub shared: bool,
+    pub offset: u64,
+    /// Host device and inode; zero for anonymous memory.
+    pub dev: u64,
+    pub ino: u64,
+    /// Bytes resident, where the platform was asked for them; else zero.
+    pub resident: u64,
+}
+
+/// Resources used by an address space.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usage {
+    pub user: Duration,
+    pub system: Duration,
+    /// Resident bytes now, and at their peak.
+    pub resident: u64,
+    pub resident_peak: u64,
+    /// Of `resident`, bytes that are anonymous or shared memory.
+    pub resident_anonymous: u64,
+    pub resident_shared: u64,
+    /// Bytes of mapped guest address space.
+    pub virtual_size: u64,
+    pub minor_faults: u64,
+    pub major_faults: u64,
+    pub voluntary_switches: u64,
+    pub involuntary_switches: u64,
+}
+
+/// One guest thread, in the hands of the kernel thread that serves it.
+///
+/// Between two calls of [`Thread::run`] the guest is stopped. Every method that talks to the worker can
+/// find it gone; the next `run` then returns [`Trap::Died`].
+pub trait Thread: Send {
+    /// Lets guest code run until it next needs the kernel.
+    fn run(&mut self, resume: Resume<'_>) -> Trap;
+
+    /// Brings the complete register file into reach and returns it for reading and editing. If the guest
+    /// stands in a system call, `result` is what RAX holds from now on (the call is over), RIP is the
+    /// address after the `syscall` instruction. Ignored otherwise.
+    fn freeze(&mut self, result: u64) -> Result<&mut Regs, Gone>;
+
+    /// Copies input bytes that came along with the call; `false` if they did not.
+    fn staged(&self, address: u64, into: &mut [u8]) -> bool;
+
+    /// Copies as many bytes from `address` on as came along with the call; zero if none did.
+    fn staged_prefix(&self, address: u64, into: &mut [u8]) -> usize;
+
+    /// Takes output bytes along with the reply; `false` if they do not fit or cannot travel so. A bad
+    /// address turns the call's result into `EFAULT` at the very end.
+    fn stage_out(&mut self, address: u64, from: &[u8]) -> bool;
+
+    /// Room for output bytes of the call, to be filled in place; `address..address + len` is where
+    /// they will go. `None` if it does not fit. Committed by [`Thread::stage_commit`].
+    fn stage_room(&mut self, address: u64, len: usize) -> Option<&mut [u8]>;
+
+    /// The first `len` bytes of the last room are output.
+    fn stage_commit(&mut self, len: usize);
+
+    /// Has the guest thread carry out a memory call for the kernel; the result is the host's.
+    fn memory(&mut self, call: &MemoryCall) -> Result<Result<u64, Errno>, Gone>;
+
+    /// A new thread in the same address space. It starts with a copy of this thread's registers
+    /// (as left by `freeze`) after `edit` has changed them.
+    fn spawn_thread(&mut self, edit: &mut dyn FnMut(&mut Regs)) -> Result<Box<dyn Thread>, ForkError>;
+
+    /// A copy of the address space with one thread, which starts as in `spawn_thread`.
+    fn fork(&mut self, edit: &mut dyn FnMut(&mut Regs)) -> Result<Vessel, ForkError>;
+
+    /// Atomic operations on a guest word: stores `new` if the word equals `old`; returns what was there.
+    fn compare_exchange(&mut self, address: u64, old: u32, new: u32) -> Result<Result<u32, Errno>, Gone>;
+
+    /// Wakes up to `count` waiters of the futex word at `address`, shared or private.
+    fn futex_wake(&mut self, address: u64, count: u32) -> Result<(), Gone>;
+
+    /// What other kernel threads may do to this one.
+    fn control(&self) -> Arc<dyn ThreadControl>;
+
+    /// The guest thread is over. Its host thread ends or is kept for reuse; the address space goes with
+    /// its last thread.
+    fn retire(self: Box<Self>);
+}
+
+/// The side of a guest thread that others may use.
+pub trait ThreadControl: Send + Sync {
+    /// Makes the thread stop soon: its `run` returns [`Trap::Interrupted`] or the call that it had just
+    /// made. Does nothing to a thread that is stopped already.
+    fn interrupt(&self);
+
+    /// Publishes what the thread may answer without the kernel.
+    fn publish(&self, identity: &Identity);
+
+    /// CPU time that the thread has used: user, system.
+    fn cpu_time(&self) -> (Duration, Duration);
+
+    /// Restricts the host CPUs it runs on.
+    fn set_affinity(&self, cpus: &[usize]) -> Result<(), Errno>;
+
+    /// The host CPU it last ran on.
+    fn last_cpu(&self) -> usize;
+
+    /// How its calls travelled so far.
+    fn lanes(&self) -> LaneCounts;
+}
+
+/// Number of system calls by lane (DESIGN.md section 4). Index 0 is unused: lane 0 is no system call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LaneCounts {
+    pub lane1: u64,
+    pub lane2: u64,
+    pub lane3: u64,
+    pub lane4: u64,
+    /// Bytes that travelled with calls and replies.
+    pub bytes_staged: u64,
+}
+
+/// What identity calls answer. Per thread, because processes can share a worker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    pub pid: u32,
+    pub tid: u32,
+    pub ppid: u32,
+    pub uid: u32,
+    pub euid: u32,
+    pub gid: u32,
+    pub egid: u32,
+    /// Calls that the thread may answer or execute itself at all. Off while it is traced or filtered.
+    pub short_cuts: bool,
+}
+
+/// Why guest code stopped.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Trap {
+    /// A system call. `args` are the six argument registers.
+    Syscall { number: u64, args: [u64; 6], lane: u8 },
+    /// A processor exception in guest code, as Linux would report it in a `siginfo`.
+    Fault(Fault),
+    /// Stopped because of [`ThreadControl::interrupt`]. If the thread was inside a system call that the
+    /// platform executes itself, `call` is its number; RAX then holds its (EINTR) result.
+    Interrupted { call: Option<u64> },
+    /// The worker is gone.
+    Died(Death),
+}
+
+/// A processor exception: signal number, `si_code`, `si_addr`, and the raw trap number and error code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    pub signal: i32,
+    pub code: i32,
+    pub address: u64,
+    pub trap_number: u64,
+    pub error_code: u64,
+}
+
+/// How a worker ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Death {
+    /// Killed by [`Space::kill`].
+    Killed,
+    /// The host ended it with this signal.
+    Signal(i32),
+    /// It exited by itself, which no healthy worker does.
+    Exited(i32),
+    /// It broke the protocol; what it did is for the log.
+    Lied(&'static str),
+}
+
+/// The worker is gone; `run` says how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the worker is gone")]
+pub struct Gone;
+
+/// How guest code goes on.
+#[derive(Debug)]
+pub enum Resume<'a> {
+    /// With the registers as they are: at the start, after a fault, after `freeze` and editing.
+    Continue,
+    /// With this result of the system call; all else as at the trap.
+    Return(u64),
+    /// With the host's result of this memory call as the result of the system call.
+    Memory(&'a MemoryCall),
+}
+
+/// A call that changes only the thread's own address space.
+#[derive(Clone, Debug)]
+pub enum MemoryCall {
+    /// Anonymous memory.
+    MapAnonymous {
+        address: u64,
+        len: u64,
+        prot: u32,
+        flags: u32,
+    },
+    /// A host file.
+    MapFile {
+        address: u64,
+        len: u64,
+        prot: u32,
+        flags: u32,
+        file: MapSource,
+        offset: u64,
+    },
+    Unmap {
+        address: u64,
+        len: u64,
+    },
+    Protect {
+        address: u64,
+        len: u64,
+        prot: u32,
+    },
+    Advise {
+        address: u64,
+        len: u64,
+        advice: u32,
+    },
+    Remap {
+        old: u64,
+        old_len: u64,
+        new_len: u64,
+        flags: u32,
+        new: u64,
+    },
+    /// `msync`, `mlock`-like calls that take only a range and flags: number, address, length, flags.
+    Sync {
+        address: u64,
+        len: u64,
+        flags: u32,
+    },
+}
+
+/// A host file to map. The same `key` names the same open file, so that it travels only once.
+#[derive(Clone, Debug)]
+pub struct MapSource {
+    pub file: Arc<OwnedFd>,
+    pub key: u64,
+}
+
+/// Why a thread or an address space could not be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ForkError {
+    #[error("the worker is gone")]
+    Gone,
+    #[error("{0}")]
+    Refused(Errno),
+}
+
+impl From<Gone> for ForkError {
+    fn from(_: Gone) -> Self {
+        ForkError::Gone
+    }
+}

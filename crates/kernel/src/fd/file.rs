@@ -1,0 +1,221 @@
+//! The [`File`] trait, which every kind of open file implements, and [`OpenFile`], which Linux calls an open
+//! file description.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use coracle_platform::MapSource;
+use parking_lot::Mutex;
+
+use crate::abi::linux::{O_ACCMODE, O_NONBLOCK, O_PATH, O_RDONLY, O_WRONLY};
+use crate::abi::types::Stat;
+use crate::call::Ctx;
+use crate::mem::{Sink, Source};
+use crate::task::Task;
+use crate::wait::{Events, PollTable};
+use crate::{Errno, Result, SysResult};
+
+/// Who does I/O and how.
+pub struct Io<'a> {
+    pub task: &'a Arc<Task>,
+    /// `O_*` status flags of the open file, plus what `RWF_*` added.
+    pub flags: u32,
+}
+
+/// One kind of open file. Operations never block: they say `EAGAIN`, and the caller waits with `poll`.
+/// Defaults are what Linux says for files without the operation.
+pub trait File: Send + Sync + 'static {
+    /// Reads at `offset` (streams ignore it). Zero is the end of the file.
+    fn read(&self, _io: &Io<'_>, _offset: u64, _into: &mut dyn Sink) -> Result<usize> {
+        Err(Errno::EINVAL)
+    }
+
+    /// Writes at `offset` (streams ignore it).
+    fn write(&self, _io: &Io<'_>, _offset: u64, _from: &mut dyn Source) -> Result<usize> {
+        Err(Errno::EINVAL)
+    }
+
+    /// Writes at the end, as one step; returns the count and the offset behind it.
+    fn append(&self, io: &Io<'_>, from: &mut dyn Source) -> Result<(usize, u64)> {
+        self.write(io, 0, from).map(|count| (count, 0))
+    }
+
+    /// Has a position: `lseek`, `pread` and `pwrite` work.
+    fn seekable(&self) -> bool {
+        false
+    }
+
+    /// The new position for `lseek(offset, whence)` with `current` as the present one.
+    fn seek(&self, _current: u64, _offset: i64, _whence: u32) -> Result<u64> {
+        Err(Errno::ESPIPE)
+    }
+
+    /// What is ready now. Must watch its queue in the table first.
+    fn poll(&self, _table: &mut PollTable) -> Events {
+        Events::READ | Events::WRITE
+    }
+
+    /// Whether `epoll` and friends may watch it at all (regular files and directories: `EPERM`).
+    fn pollable(&self) -> bool {
+        true
+    }
+
+    /// `fstat`.
+    fn stat(&self) -> Result<Stat>;
+
+    /// `ioctl`; common ones (`FIONBIO`, `FIOCLEX`, …) are done by the caller.
+    fn ioctl(&self, _cx: &mut Ctx<'_>, _command: u32, _argument: u64) -> SysResult {
+        Err(Errno::ENOTTY)
+    }
+
+    /// `ftruncate`; write access was checked.
+    fn truncate(&self, _len: u64) -> Result<()> {
+        Err(Errno::EINVAL)
+    }
+
+    /// `fallocate`.
+    fn allocate(&self, _mode: u32, _offset: u64, _len: u64) -> Result<()> {
+        Err(Errno::ENODEV)
+    }
+
+    /// `fsync` and `fdatasync`.
+    fn sync(&self, _data_only: bool) -> Result<()> {
+        Err(Errno::EINVAL)
+    }
+
+    /// A host file that `mmap` may use. `writable_shared`: the mapping is shared and may be written to.
+    fn map(&self, _key: u64, _writable_shared: bool) -> Result<Mapped> {
+        Err(Errno::ENODEV)
+    }
+
+    /// `getdents64`: calls `emit` for entries from position `from` on until it says `false`; returns the
+    /// position to go on from.
+    fn read_directory(&self, _from: u64, _emit: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Result<u64> {
+        Err(Errno::ENOTDIR)
+    }
+
+    /// Called when the flags change (`F_SETFL`), for kinds that care.
+    fn flags_changed(&self, _flags: u32) -> Result<()> {
+        Ok(())
+    }
+
+    /// Called at every `close` of a descriptor (`flush` in Linux), even if others remain.
+    fn flush(&self, _task: &Arc<Task>) -> Result<()> {
+        Ok(())
+    }
+
+    /// The inode behind it, where there is one in a file system.
+    fn inode(&self) -> Option<Arc<dyn crate::fs::Inode>> {
+        None
+    }
+
+    /// What `readlink /proc/self/fd/N` shows for files without a path, such as `pipe:[123]`.
+    fn description(&self) -> String {
+        String::from("anon_inode:[unknown]")
+    }
+
+    /// For calls that work on one kind only.
+    fn as_any(&self) -> &dyn Any;
+}
+
+/// What `mmap` maps.
+pub enum Mapped {
+    /// This host file.
+    File(MapSource),
+    /// Fresh zero pages (`/dev/zero`).
+    Zero,
+}
+
+/// One entry of a directory.
+#[derive(Clone, Copy, Debug)]
+pub struct DirEntry<'a> {
+    pub ino: u64,
+    /// The position after this entry (`d_off`).
+    pub next: u64,
+    /// `DT_*`.
+    pub kind: u8,
+    pub name: &'a [u8],
+}
+
+/// An open file description: what `dup` and `fork` share.
+pub struct OpenFile {
+    pub file: Arc<dyn File>,
+    /// `O_*` access mode and status flags. The access mode never changes.
+    flags: AtomicU32,
+    /// The position; held for the whole of a `read` or `write` as Linux's `f_pos_lock` is.
+    pub position: Mutex<u64>,
+    /// Where it was opened, for `/proc/self/fd` and `fchdir`.
+    pub path: Option<crate::fs::PathRef>,
+    /// Unique among all open files of the kernel, never reused.
+    pub key: u64,
+    /// `F_SETOWN`, `F_SETSIG`: signed owner as in fcntl(2), signal number.
+    pub owner: Mutex<(i32, i32)>,
+    /// Called once when the last reference goes.
+    on_drop: Mutex<Vec<DropAction>>,
+}
+
+type DropAction = Box<dyn FnOnce(u64) + Send>;
+
+static NEXT_KEY: AtomicU64 = AtomicU64::new(1);
+
+impl OpenFile {
+    /// An open file without a path.
+    pub fn new(file: Arc<dyn File>, flags: u32) -> Arc<OpenFile> {
+        OpenFile::with_path(file, flags, None)
+    }
+
+    /// An open file that was opened at `path`.
+    pub fn with_path(file: Arc<dyn File>, flags: u32, path: Option<crate::fs::PathRef>) -> Arc<OpenFile> {
+        Arc::new(OpenFile {
+            file,
+            flags: AtomicU32::new(flags),
+            position: Mutex::new(0),
+            path,
+            key: NEXT_KEY.fetch_add(1, Ordering::Relaxed),
+            owner: Mutex::default(),
+            on_drop: Mutex::default(),
+        })
+    }
+
+    /// Access mode and status flags.
+    pub fn flags(&self) -> u32 {
+        self.flags.load(Ordering::Relaxed)
+    }
+
+    /// Replaces the status flags that `F_SETFL` may change, keeping the others.
+    pub fn set_flags(&self, changeable: u32, value: u32) -> Result<()> {
+        let new = (self.flags() & !changeable) | (value & changeable);
+        self.file.flags_changed(new)?;
+        self.flags.store(new, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// `O_NONBLOCK` is set.
+    pub fn nonblocking(&self) -> bool {
+        self.flags() & O_NONBLOCK != 0
+    }
+
+    /// Opened for reading.
+    pub fn readable(&self) -> bool {
+        self.flags() & O_PATH == 0 && self.flags() & O_ACCMODE != O_WRONLY
+    }
+
+    /// Opened for writing.
+    pub fn writable(&self) -> bool {
+        self.flags() & O_PATH == 0 && self.flags() & O_ACCMODE != O_RDONLY
+    }
+
+    /// Runs `action` with this file's key when the last reference goes.
+    pub fn at_drop(&self, action: impl FnOnce(u64) + Send + 'static) {
+        self.on_drop.lock().push(Box::new(action));
+    }
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        for action in self.on_drop.get_mut().drain(..) {
+            action(self.key);
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Signals: dispositions, masks, queues, and delivery into guest frames.

@@ -1,0 +1,25 @@
+//! Handlers, grouped by area. Each reads like its man page; the table is data.
+
+use crate::call::Call;
+
+/// Every area's calls.
+const AREAS: &[&[Call]] = &[];
+
+/// The call with this number.
+pub fn find(number: u64) -> Option<&'static Call> {
+    static TABLE: std::sync::LazyLock<Vec<Option<&'static Call>>> = std::sync::LazyLock::new(|| {
+        let mut table = vec![None; 512];
+        for call in AREAS.iter().copied().flatten() {
+            if let Some(slot) = table.get_mut(usize::from(call.number)) {
+                *slot = Some(call);
+            }
+        }
+        table
+    });
+    TABLE.get(usize::try_from(number).ok()?).copied().flatten()
+}
+
+/// All calls, by number.
+pub fn all() -> impl Iterator<Item = &'static Call> {
+    (0..512).filter_map(find)
+}

@@ -1,0 +1,296 @@
+//! The one way to block.
+//!
+//! Objects own [`WaitQueue`]s and wake them when something may have changed. Whoever waits enters the queues
+//! first and looks second, so that no wake-up is lost. A thread waits through [`Waiter::wait`], which also
+//! watches host descriptors; `epoll` enters the same queues with a [`Wake`] of its own.
+//!
+//! Lock order: an object's own lock, then a queue's lock. `Wake::wake` runs without the queue's lock.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use bitflags::bitflags;
+use parking_lot::Mutex;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+
+bitflags! {
+    /// Readiness, with the values of `poll(2)` and `epoll_ctl(2)`.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Events: u32 {
+        const IN = 0x001;
+        const PRI = 0x002;
+        const OUT = 0x004;
+        const ERR = 0x008;
+        const HUP = 0x010;
+        const NVAL = 0x020;
+        const RDNORM = 0x040;
+        const RDBAND = 0x080;
+        const WRNORM = 0x100;
+        const WRBAND = 0x200;
+        const RDHUP = 0x2000;
+        /// What is reported whether asked for or not.
+        const ALWAYS = Self::ERR.bits() | Self::HUP.bits() | Self::NVAL.bits();
+        /// Ready to read, with the synonyms Linux reports alongside.
+        const READ = Self::IN.bits() | Self::RDNORM.bits();
+        /// Ready to write, likewise.
+        const WRITE = Self::OUT.bits() | Self::WRNORM.bits();
+    }
+}
+
+/// Someone to tell that an object may have changed.
+pub trait Wake: Send + Sync {
+    /// Must not block, and must not take the lock of the object that calls it.
+    fn wake(&self);
+}
+
+/// A list of waiters that belongs to an object. Clones share the list.
+#[derive(Clone, Default)]
+pub struct WaitQueue(Arc<Mutex<Entries>>);
+
+#[derive(Default)]
+struct Entries {
+    next: u64,
+    list: Vec<(u64, Weak<dyn Wake>)>,
+}
+
+/// A place in a queue; leaving scope leaves the queue.
+pub struct Entry {
+    queue: WaitQueue,
+    id: u64,
+}
+
+impl WaitQueue {
+    /// An empty queue.
+    pub fn new() -> WaitQueue {
+        WaitQueue::default()
+    }
+
+    /// Tells everybody in the queue.
+    pub fn wake_all(&self) {
+        let woken: Vec<_> = {
+            let entries = self.0.lock();
+            if entries.list.is_empty() {
+                return;
+            }
+            entries.list.iter().filter_map(|(_, wake)| wake.upgrade()).collect()
+        };
+        for wake in woken {
+            wake.wake();
+        }
+    }
+
+    /// Enters `wake` until the entry is dropped.
+    pub fn enter(&self, wake: &Arc<dyn Wake>) -> Entry {
+        let mut entries = self.0.lock();
+        let id = entries.next;
+        entries.next += 1;
+        entries.list.push((id, Arc::downgrade(wake)));
+        Entry { queue: self.clone(), id }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let mut entries = self.queue.0.lock();
+        if let Some(at) = entries.list.iter().position(|(id, _)| *id == self.id) {
+            entries.list.swap_remove(at);
+        }
+    }
+}
+
+/// Passed to `poll` methods: collects where to wait, if the caller means to.
+#[derive(Default)]
+pub struct PollTable {
+    wake: Option<Arc<dyn Wake>>,
+    entries: Vec<Entry>,
+    host: Vec<(Arc<OwnedFd>, Events)>,
+}
+
+impl PollTable {
+    /// Only looks; nothing is entered anywhere.
+    pub fn check() -> PollTable {
+        PollTable::default()
+    }
+
+    /// Enters `wake` wherever it is told to watch.
+    pub fn register(wake: Arc<dyn Wake>) -> PollTable {
+        PollTable { wake: Some(wake), ..PollTable::default() }
+    }
+
+    /// Changes of this object's state are told through `queue`. Call it before looking at the state.
+    pub fn watch(&mut self, queue: &WaitQueue) {
+        if let Some(wake) = &self.wake {
+            self.entries.push(queue.enter(wake));
+        }
+    }
+
+    /// This object is ready when the host says so about `fd`.
+    pub fn watch_host(&mut self, fd: &Arc<OwnedFd>, events: Events) {
+        if self.wake.is_some() {
+            self.host.push((fd.clone(), events));
+        }
+    }
+
+    /// Whether anybody means to wait.
+    pub fn registers(&self) -> bool {
+        self.wake.is_some()
+    }
+
+    /// The host descriptors that were watched, e.g. for `epoll` to put into a host epoll.
+    pub fn host(&self) -> &[(Arc<OwnedFd>, Events)] {
+        &self.host
+    }
+
+    /// Takes the entries over, e.g. for `epoll` to keep them as long as the item lives.
+    pub fn into_parts(self) -> (Vec<Entry>, Vec<(Arc<OwnedFd>, Events)>) {
+        (self.entries, self.host)
+    }
+}
+
+/// What the host says about a descriptor right now.
+pub fn host_ready(fd: &OwnedFd, interest: Events) -> Events {
+    let mut fds = [PollFd::new(fd, PollFlags::from_bits_truncate(interest.bits() as u16))];
+    match poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
+        Ok(_) => Events::from_bits_truncate(u32::from(fds[0].revents().bits())),
+        Err(_) => Events::empty(),
+    }
+}
+
+/// When to stop waiting: an instant of the host's monotonic clock.
+pub type Deadline = Option<Instant>;
+
+/// `now + timeout`; a timeout too far away to express is none.
+pub fn deadline_after(timeout: Duration) -> Deadline {
+    Instant::now().checked_add(timeout)
+}
+
+/// The sleeping place of one kernel thread.
+pub struct Waiter {
+    thread: Thread,
+    /// Set by `wake`, taken by `wait`.
+    signaled: AtomicBool,
+    /// The thread sleeps in `poll(2)` and must be woken through `event`.
+    polling: AtomicBool,
+    event: OnceLock<OwnedFd>,
+}
+
+impl Waiter {
+    /// The waiter of the calling thread; only that thread may `wait` on it.
+    pub fn current() -> Arc<Waiter> {
+        Arc::new(Waiter {
+            thread: std::thread::current(),
+            signaled: AtomicBool::new(false),
+            polling: AtomicBool::new(false),
+            event: OnceLock::new(),
+        })
+    }
+
+    /// Sleeps until woken, until one of `host` is ready, or until the deadline. May return early.
+    pub fn wait(&self, host: &[(Arc<OwnedFd>, Events)], deadline: Deadline) {
+        if self.signaled.swap(false, Ordering::SeqCst) {
+            return;
+        }
+        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        if host.is_empty() {
+            match left {
+                None => std::thread::park(),
+                Some(left) => std::thread::park_timeout(left),
+            }
+        } else {
+            self.poll_host(host, left);
+        }
+        self.signaled.store(false, Ordering::SeqCst);
+    }
+
+    /// 1. `polling` is set. 2. `signaled` is looked at. 3. the host is polled. A waker sets `signaled` and then
+    ///    looks at `polling`: either 2 sees the signal or the waker sees 1 and writes to the event.
+    fn poll_host(&self, host: &[(Arc<OwnedFd>, Events)], left: Option<Duration>) {
+        let Some(event) = self.event() else { return };
+        self.polling.store(true, Ordering::SeqCst);
+        if !self.signaled.load(Ordering::SeqCst) {
+            let mut fds: Vec<PollFd<'_>> = vec![PollFd::new(event, PollFlags::IN)];
+            fds.extend(host.iter().map(|(fd, events)| {
+                PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::from_bits_truncate(events.bits() as u16))
+            }));
+            let timeout = left.map(|left| Timespec {
+                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: i64::from(left.subsec_nanos()),
+            });
+            // A failing poll is an early return; the caller looks again.
+            let _ = poll(&mut fds, timeout.as_ref());
+        }
+        self.polling.store(false, Ordering::SeqCst);
+        let _ = rustix::io::read(event, &mut [0; 8]);
+    }
+
+    fn event(&self) -> Option<&OwnedFd> {
+        if self.event.get().is_none() {
+            match eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK) {
+                Ok(fd) => _ = self.event.set(fd),
+                Err(error) => {
+                    log::warn!("no eventfd to wait with: {error}");
+                    std::thread::park_timeout(Duration::from_millis(1));
+                    return None;
+                }
+            }
+        }
+        self.event.get()
+    }
+}
+
+impl Wake for Waiter {
+    fn wake(&self) {
+        if self.signaled.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        if self.polling.load(Ordering::SeqCst)
+            && let Some(event) = self.event.get()
+        {
+            let _ = rustix::io::write(event, &1u64.to_ne_bytes());
+        }
+        self.thread.unpark();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wake_before_the_wait_is_not_lost() {
+        let waiter = Waiter::current();
+        waiter.wake();
+        waiter.wait(&[], None);
+    }
+
+    #[test]
+    fn a_wake_reaches_a_thread_that_polls_the_host() {
+        let (reader, _writer) = rustix::pipe::pipe().unwrap();
+        let waiter = Waiter::current();
+        let queue = WaitQueue::new();
+        let wake: Arc<dyn Wake> = waiter.clone();
+        let _entry = queue.enter(&wake);
+        let remote = queue.clone();
+        let other = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(20));
+            remote.wake_all();
+        });
+        let start = Instant::now();
+        waiter.wait(&[(Arc::new(reader), Events::IN)], deadline_after(Duration::from_secs(20)));
+        assert!(start.elapsed() < Duration::from_secs(10));
+        other.join().unwrap();
+    }
+
+    #[test]
+    fn leaving_a_queue_leaves_nothing_behind() {
+        let queue = WaitQueue::new();
+        let wake: Arc<dyn Wake> = Waiter::current();
+        for _ in 0..1000 {
+            drop(queue.enter(&wake));
+        }
+        assert!(queue.0.lock().list.is_empty());
+    }
+}
