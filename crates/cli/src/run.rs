@@ -1,0 +1,420 @@
+//! `coracle run`: options to a [`Config`], the run, its status.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::{Args, ValueEnum, ValueHint};
+use coracle::config::{
+    self, Bind, Config, Environment, Limits, LogLevel, Net, PlatformChoice, Rootfs, Timeout, Trace,
+    User, WaitPolicy,
+};
+
+use crate::parse::{self, TraceArg};
+
+/// Run a program in a sandbox of its own.
+///
+/// Without options the program sees the host's files read-only (world-readable ones; homes and /run hidden,
+/// but the current directory shown), writes into memory that is gone at the end, and has no network.
+///
+/// The program's exit status becomes this command's: 128 + N if signal N ended it. 125 says that Coracle
+/// itself failed, 126 that the program cannot be executed, 127 that there is no such program.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct RunArgs {
+    /// Show this directory, or the contents of this tar file, as / instead of the host's tree.
+    ///
+    /// It is not changed: writes stay in memory. Try `docker export ID > root.tar`, then `--rootfs root.tar`.
+    #[arg(long, value_name = "DIR|TAR", value_hint = ValueHint::AnyPath, help_heading = FILES)]
+    rootfs: Option<PathBuf>,
+
+    /// Show a host file or directory at a place inside; `:ro` forbids writes to it.
+    ///
+    /// May be given many times. This is also the way to show what is hidden, as in `--bind ~:/home/me:ro`.
+    #[arg(long, value_name = "SRC:DST[:ro]", value_parser = OsStringValueParser::new().try_map(parse::bind),
+        value_hint = ValueHint::AnyPath, help_heading = FILES)]
+    bind: Vec<Bind>,
+
+    /// Let the program change this host directory for good, at its own path.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = FILES)]
+    write: Vec<PathBuf>,
+
+    /// List at the end, on stderr, what the run wrote: A added, M modified, D deleted.
+    #[arg(long, help_heading = FILES)]
+    diff: bool,
+
+    /// Copy what the run wrote into this new or empty directory at the end.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = FILES)]
+    save: Option<PathBuf>,
+
+    /// Start in this directory of the sandbox [default: the current one, if it is visible inside].
+    #[arg(long, short = 'C', value_name = "DIR", help_heading = PROCESS)]
+    workdir: Option<PathBuf>,
+
+    /// Set a variable, or pass on the caller's value of KEY.
+    ///
+    /// May be given many times. Of the caller's own variables only PATH, HOME, LANG, TERM and TZ are passed
+    /// on unasked.
+    #[arg(long, short = 'e', value_name = "KEY[=VALUE]",
+        value_parser = OsStringValueParser::new().try_map(parse::env), help_heading = PROCESS)]
+    env: Vec<(OsString, Option<OsString>)>,
+
+    /// Pass on no variable of the caller's but those that --env names.
+    #[arg(long, help_heading = PROCESS)]
+    env_clear: bool,
+
+    /// Who the program believes to be [default: the caller]. 0 is root over its own writes only.
+    #[arg(long, short = 'u', value_name = "NAME|UID[:GID]", value_parser = parse::user, help_heading = PROCESS)]
+    user: Option<User>,
+
+    /// The name that `hostname` prints inside.
+    #[arg(long, value_name = "NAME", default_value = config::DEFAULT_HOSTNAME, help_heading = PROCESS)]
+    hostname: String,
+
+    /// Most memory, as in 512M: more ends the run as out of memory.
+    ///
+    /// The program sees this as the size of its machine's memory. In-memory files count too.
+    #[arg(long, short = 'm', value_name = "SIZE", value_parser = parse::size, help_heading = LIMITS)]
+    memory: Option<u64>,
+
+    /// Number of CPUs, a whole number: the program sees this many and runs on no more.
+    #[arg(long, value_name = "N", help_heading = LIMITS)]
+    cpus: Option<u32>,
+
+    /// Most processes and threads at once: more, and clone fails with EAGAIN.
+    #[arg(long, value_name = "N", help_heading = LIMITS)]
+    pids: Option<u32>,
+
+    /// Most bytes of files written into memory, as in 1G: more, and writes fail with ENOSPC.
+    #[arg(long, value_name = "SIZE", value_parser = parse::size, help_heading = LIMITS)]
+    disk: Option<u64>,
+
+    /// Most bytes on stdout and stderr together, as in 10M: more ends the run.
+    #[arg(long, value_name = "SIZE", value_parser = parse::size, help_heading = LIMITS)]
+    output_limit: Option<u64>,
+
+    /// End the run after this long, as in 10s: SIGTERM first, SIGKILL after --grace.
+    #[arg(long, value_name = "TIME", value_parser = parse::duration, help_heading = LIMITS)]
+    timeout: Option<Duration>,
+
+    /// Time that --timeout leaves between SIGTERM and SIGKILL.
+    #[arg(long, value_name = "TIME", value_parser = parse::duration, default_value = "5s", help_heading = LIMITS)]
+    grace: Duration,
+
+    /// Network: none, or the host's own.
+    #[arg(long, value_enum, default_value_t = NetArg::None, help_heading = LIMITS)]
+    net: NetArg,
+
+    /// How guest code is run; auto takes the best that this host has.
+    #[arg(long, value_enum, default_value_t = PlatformArg::Auto, help_heading = INSIGHT)]
+    platform: PlatformArg,
+
+    /// Show system calls as strace does, or the time of every start-up step, on stderr.
+    ///
+    /// `syscalls` shows all, `syscalls:openat,read` only these, `syscalls:!futex` all but these. `startup` is
+    /// the same as CORACLE_STARTUP_TRACE=1. May be given many times.
+    #[arg(long, value_name = "syscalls[:FILTER]|startup", value_parser = parse::trace, help_heading = INSIGHT)]
+    trace: Vec<TraceArg>,
+
+    /// Print at the end, on stderr, how many calls took which lane, and more counters.
+    #[arg(long, help_heading = INSIGHT)]
+    stats: bool,
+
+    /// Print at the end, on stderr, one line of JSON: status, reason, times, peak memory, calls per lane.
+    #[arg(long, help_heading = INSIGHT)]
+    json: bool,
+
+    /// Coracle's own messages from this level up.
+    #[arg(long, value_enum, value_name = "LEVEL", default_value_t = LogArg::Warn, help_heading = INSIGHT)]
+    log: LogArg,
+
+    /// How a waiting side of a port waits; for measurements.
+    #[arg(long, value_enum, default_value_t = WaitArg::Adaptive, hide = true)]
+    wait_policy: WaitArg,
+
+    /// The program and its arguments. It is searched in the PATH of the sandbox.
+    #[arg(value_name = "PROG", required = true, trailing_var_arg = true, allow_hyphen_values = true,
+        value_hint = ValueHint::CommandWithArguments)]
+    argv: Vec<OsString>,
+}
+
+const FILES: &str = "Files";
+const PROCESS: &str = "Process";
+const LIMITS: &str = "Limits";
+const INSIGHT: &str = "Insight";
+
+const EXAMPLES: &str = "\
+Examples:
+  coracle run -- python3 job.py                           nothing it does outlives it
+  coracle run --diff -- ./install.sh                      what would this write?
+  coracle run --save out -- make                          keep what it wrote, elsewhere
+  coracle run --write . -- make                           let it change the current directory
+  coracle run -m 512M --cpus 1 --timeout 10s -- ./a.out   with limits
+  coracle run --rootfs alpine.tar -- sh                   another distribution
+  coracle run --trace=syscalls:openat -- cat /etc/hostname";
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum NetArg {
+    /// Only AF_UNIX sockets inside the sandbox.
+    None,
+    /// The host's network.
+    Host,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum PlatformArg {
+    /// The best that this host has.
+    Auto,
+    /// Confined host processes; works everywhere, needs no rights.
+    Seccomp,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogArg {
+    Off,
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum WaitArg {
+    Adaptive,
+    Spin,
+    Sleep,
+}
+
+/// Why options do not make a configuration.
+#[derive(Debug, thiserror::Error)]
+enum OptionError {
+    #[error("{option} {}: {source}", .path.display())]
+    Path {
+        option: &'static str,
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Config(#[from] config::ConfigError),
+}
+
+pub fn run(args: RunArgs) -> ExitCode {
+    let config = match args.into_config() {
+        Ok(config) => config,
+        Err(err) => {
+            crate::complain(&err);
+            return ExitCode::from(crate::FAILED);
+        }
+    };
+    match coracle::run(config) {
+        Ok(outcome) => ExitCode::from(outcome.exit_code()),
+        Err(err) => {
+            crate::complain(&err);
+            ExitCode::from(err.exit_code())
+        }
+    }
+}
+
+impl RunArgs {
+    /// The configuration that the options describe, checked.
+    fn into_config(self) -> Result<Config, OptionError> {
+        let absolute = |option, path: PathBuf| {
+            std::path::absolute(&path).map_err(|source| OptionError::Path {
+                option,
+                path,
+                source,
+            })
+        };
+        let mut config = Config::new(self.argv);
+        if let Some(path) = self.rootfs {
+            let path = absolute("--rootfs", path)?;
+            config.rootfs = if path.is_file() {
+                Rootfs::Tar(path)
+            } else {
+                Rootfs::Dir(path)
+            };
+        }
+        config.binds = self.bind;
+        config.write = self
+            .write
+            .into_iter()
+            .map(|dir| absolute("--write", dir))
+            .collect::<Result<_, _>>()?;
+        config.workdir = self.workdir;
+        config.env = environment(self.env, self.env_clear);
+        config.user = self.user;
+        config.limits = Limits {
+            memory: self.memory,
+            cpus: self.cpus,
+            pids: self.pids,
+            disk: self.disk,
+            output: self.output_limit,
+        };
+        config.timeout = self.timeout.map(|after| Timeout {
+            after,
+            grace: self.grace,
+        });
+        config.diff = self.diff;
+        config.save = self.save.map(|dir| absolute("--save", dir)).transpose()?;
+        config.hostname = self.hostname;
+        config.net = match self.net {
+            NetArg::None => Net::None,
+            NetArg::Host => Net::Host,
+        };
+        config.platform = match self.platform {
+            PlatformArg::Auto => PlatformChoice::Auto,
+            PlatformArg::Seccomp => PlatformChoice::Seccomp,
+        };
+        config.wait_policy = match self.wait_policy {
+            WaitArg::Adaptive => WaitPolicy::Adaptive,
+            WaitArg::Spin => WaitPolicy::Spin,
+            WaitArg::Sleep => WaitPolicy::Sleep,
+        };
+        config.trace = traces(self.trace);
+        config.stats = self.stats;
+        config.json = self.json;
+        config.log = match self.log {
+            LogArg::Off => LogLevel::Off,
+            LogArg::Error => LogLevel::Error,
+            LogArg::Warn => LogLevel::Warn,
+            LogArg::Info => LogLevel::Info,
+            LogArg::Debug => LogLevel::Debug,
+            LogArg::Trace => LogLevel::Trace,
+        };
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+/// `KEY` alone passes the caller's value on; a caller without one passes nothing, as for `docker run -e`.
+fn environment(vars: Vec<(OsString, Option<OsString>)>, clear: bool) -> Environment {
+    let set = vars
+        .into_iter()
+        .filter_map(|(key, value)| {
+            value
+                .or_else(|| std::env::var_os(&key))
+                .map(|value| (key, value))
+        })
+        .collect();
+    Environment { clear, set }
+}
+
+/// Several filters of system calls add up when they name calls; any other mix shows what the last one says.
+fn traces(args: Vec<TraceArg>) -> Trace {
+    let mut trace = Trace::default();
+    for arg in args {
+        match (arg, &mut trace.syscalls) {
+            (TraceArg::Startup, _) => trace.startup = true,
+            (TraceArg::Syscalls(new), Some(old))
+                if old.invert == new.invert && !old.names.is_empty() =>
+            {
+                old.names.extend(new.names);
+            }
+            (TraceArg::Syscalls(new), slot) => *slot = Some(new),
+        }
+    }
+    trace
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Alone {
+        #[command(flatten)]
+        run: RunArgs,
+    }
+
+    fn parse(line: &str) -> Config {
+        let words = std::iter::once("run").chain(line.split_whitespace());
+        Alone::try_parse_from(words)
+            .unwrap()
+            .run
+            .into_config()
+            .unwrap()
+    }
+
+    #[test]
+    fn a_bare_program_gets_the_defaults() {
+        assert_eq!(parse("-- /bin/ls -l"), Config::new(["/bin/ls", "-l"]));
+        assert_eq!(
+            parse("/bin/ls -l --json"),
+            Config::new(["/bin/ls", "-l", "--json"])
+        );
+    }
+
+    #[test]
+    fn every_option_reaches_its_field() {
+        let config = parse(
+            "--bind /etc:/x:ro --write /tmp --workdir /w --env A=1 --env-clear --user 3:4 --memory 64M \
+             --cpus 2 --pids 9 --disk 1G --output-limit 1K --timeout 2s --grace 1s --diff --hostname box \
+             --net host --platform seccomp --trace=syscalls:read --trace=syscalls:write --trace startup \
+             --stats --log debug --json --wait-policy spin -- p",
+        );
+        let mut want = Config::new(["p"]);
+        want.binds = vec![Bind {
+            src: "/etc".into(),
+            dst: "/x".into(),
+            read_only: true,
+        }];
+        want.write = vec!["/tmp".into()];
+        want.workdir = Some("/w".into());
+        want.env = Environment {
+            clear: true,
+            set: vec![("A".into(), "1".into())],
+        };
+        want.user = Some(User::Id {
+            uid: 3,
+            gid: Some(4),
+        });
+        want.limits = Limits {
+            memory: Some(64 << 20),
+            cpus: Some(2),
+            pids: Some(9),
+            disk: Some(1 << 30),
+            output: Some(1024),
+        };
+        want.timeout = Some(Timeout {
+            after: Duration::from_secs(2),
+            grace: Duration::from_secs(1),
+        });
+        want.diff = true;
+        want.hostname = "box".into();
+        want.net = Net::Host;
+        want.platform = PlatformChoice::Seccomp;
+        want.wait_policy = WaitPolicy::Spin;
+        let names = vec!["read".to_owned(), "write".to_owned()];
+        want.trace = Trace {
+            syscalls: Some(config::SyscallFilter {
+                names,
+                invert: false,
+            }),
+            startup: true,
+        };
+        want.stats = true;
+        want.log = LogLevel::Debug;
+        want.json = true;
+        assert_eq!(config, want);
+    }
+
+    #[test]
+    fn rootfs_is_told_by_its_kind() {
+        assert_eq!(parse("--rootfs /etc p").rootfs, Rootfs::Dir("/etc".into()));
+        assert_eq!(
+            parse("--rootfs /etc/passwd p").rootfs,
+            Rootfs::Tar("/etc/passwd".into())
+        );
+    }
+
+    #[test]
+    fn the_command_tree_is_sound() {
+        <Alone as clap::CommandFactory>::command().debug_assert();
+        <crate::Cli as clap::CommandFactory>::command().debug_assert();
+    }
+}
