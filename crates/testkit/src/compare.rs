@@ -1,0 +1,305 @@
+//! One case: run natively, run inside in a fresh copy of the same directory, compare.
+
+use crate::case::Case;
+use crate::exec::{self, End, Outcome};
+use crate::target::Target;
+use crate::tree::Tree;
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// What a run leaves behind.
+struct Run {
+    outcome: Outcome,
+    tree: Tree,
+    command: String,
+}
+
+pub(crate) fn run(case: &Case, guest: Option<&Path>, target: &Target) -> Result<(), String> {
+    // The same path for both runs, because programs print it; the name is short because sun_path is.
+    let dir = target
+        .scratch
+        .join(case.name.replace("::", "-").replace('/', "_"));
+    let result = compare(case, guest, target, &dir);
+    if !target.keep {
+        let _ = remove(&dir);
+    }
+    result
+}
+
+fn compare(case: &Case, guest: Option<&Path>, target: &Target, dir: &Path) -> Result<(), String> {
+    let input = dir.with_extension("stdin");
+    let native = perform(case, guest, None, dir, &input)?;
+    if let End::Hang(report) = &native.outcome.end {
+        return Err(format!(
+            "{}hangs natively:\n{report}{}",
+            case.name,
+            tail(&native.outcome)
+        ));
+    }
+    for round in 0..target.repeat {
+        let inside = (!target.is_native()).then_some(target);
+        let second = perform(case, guest, inside, dir, &input)?;
+        let text = differences(&native, &second, target);
+        if !text.is_empty() {
+            let again = if round == 0 {
+                String::new()
+            } else {
+                format!(" in round {round}")
+            };
+            return Err(format!(
+                "{} differs{again}\n$ {}\n{text}{}",
+                case.name,
+                second.command,
+                tail(&second.outcome)
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn perform(
+    case: &Case,
+    guest: Option<&Path>,
+    inside: Option<&Target>,
+    dir: &Path,
+    input: &Path,
+) -> Result<Run, String> {
+    let failed = |what: &str, error: io::Error| format!("cannot {what}: {error}");
+    set_up(case, guest, dir, input).map_err(|e| failed("prepare the directory", e))?;
+    let mut command = match inside {
+        None => native_command(case, dir),
+        Some(target) => inside_command(case, target, dir),
+    };
+    let shown = show(&command);
+    command.stdin(match File::open(input) {
+        Ok(file) => Stdio::from(file),
+        Err(_) => Stdio::null(),
+    });
+    let outcome =
+        exec::run(command, case.timeout).map_err(|e| failed(&format!("run {shown}"), e))?;
+    let _ = fs::remove_file(input);
+    let mut tree = Tree::read(dir).map_err(|e| failed("read the tree that is left", e))?;
+    tree.forget(&case.may_differ);
+    Ok(Run {
+        outcome,
+        tree,
+        command: shown,
+    })
+}
+
+fn set_up(case: &Case, guest: Option<&Path>, dir: &Path, input: &Path) -> io::Result<()> {
+    remove(dir)?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(dir)?;
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
+    for file in &case.files {
+        let path = dir.join(&file.path);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        fs::write(&path, file.content.bytes())?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(file.mode))?;
+    }
+    if let (Some(built), Some(guest)) = (guest, &case.guest) {
+        fs::copy(built, dir.join(guest.name()))?;
+    }
+    if let Some(content) = &case.stdin {
+        fs::write(input, content.bytes())?;
+    }
+    Ok(())
+}
+
+/// Removes a tree in which a program may have taken away its own rights.
+fn remove(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            let _ = Command::new("/bin/chmod")
+                .arg("-R")
+                .arg("u+rwX")
+                .arg(dir)
+                .status();
+            fs::remove_dir_all(dir)
+        }
+        other => other,
+    }
+}
+
+fn environment(case: &Case, dir: &Path) -> Vec<(String, String)> {
+    let mut env: Vec<(String, String)> = [
+        ("PATH", "/usr/bin:/bin:/usr/sbin:/sbin"),
+        ("LC_ALL", "C.UTF-8"),
+        ("TZ", "UTC"),
+        ("TERM", "dumb"),
+    ]
+    .map(|(k, v)| (k.to_owned(), v.to_owned()))
+    .into();
+    env.push(("HOME".to_owned(), dir.to_string_lossy().into_owned()));
+    env.extend(case.env.iter().cloned());
+    env
+}
+
+fn native_command(case: &Case, dir: &Path) -> Command {
+    let (program, args) = case
+        .argv
+        .split_first()
+        .map_or(("", &[][..]), |(p, a)| (p.as_str(), a));
+    let mut command = Command::new(program);
+    command.args(args).current_dir(dir).env_clear();
+    command.envs(environment(case, dir));
+    command
+}
+
+fn inside_command(case: &Case, target: &Target, dir: &Path) -> Command {
+    let mut command = Command::new(&target.coracle);
+    command.arg("run").arg("--json");
+    if target.platform != "auto" {
+        command.arg("--platform").arg(&target.platform);
+    }
+    command
+        .arg("--write")
+        .arg(dir)
+        .arg("--workdir")
+        .arg(dir)
+        .arg("--env-clear");
+    for (key, value) in environment(case, dir) {
+        command.arg("--env").arg(format!("{key}={value}"));
+    }
+    command.args(&target.options).arg("--").args(&case.argv);
+    command.current_dir(dir);
+    command
+}
+
+/// A command line to paste into a shell.
+fn show(command: &Command) -> String {
+    std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(|word| {
+            let word = word.to_string_lossy();
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@+".contains(c);
+            if !word.is_empty() && word.chars().all(plain) {
+                word.into_owned()
+            } else {
+                format!("'{}'", word.replace('\'', r"'\''"))
+            }
+        })
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+fn differences(native: &Run, second: &Run, target: &Target) -> String {
+    let names = (
+        "native",
+        if target.is_native() {
+            "again"
+        } else {
+            "inside"
+        },
+    );
+    let mut out = String::new();
+    let (a, b) = (&native.outcome, &second.outcome);
+    match (&a.end, &b.end) {
+        (x, y) if x == y => {}
+        (_, End::Hang(report)) => {
+            let _ = writeln!(
+                out,
+                "{} hangs; its tasks when the time was up:\n{report}",
+                names.1
+            );
+        }
+        (End::Status(x), End::Status(y)) => {
+            let (x, y) = (status(*x), status(*y));
+            let _ = writeln!(out, "exit status: {} {x}, {} {y}", names.0, names.1);
+        }
+        (End::Hang(_), End::Status(_)) => {}
+    }
+    if a.stdout != b.stdout {
+        let _ = writeln!(out, "stdout ({} '-', {} '+'):", names.0, names.1);
+        out += &line_diff(&a.stdout, &b.stdout);
+    }
+    if a.orphans != b.orphans {
+        let _ = writeln!(
+            out,
+            "left processes behind: {} {}, {} {}",
+            names.0, a.orphans, names.1, b.orphans
+        );
+    }
+    let trees = native.tree.diff(&second.tree, names);
+    if !trees.is_empty() {
+        let _ = writeln!(out, "files:\n{}", clip(&trees, 40));
+    }
+    out
+}
+
+fn status(code: i32) -> String {
+    match code {
+        129..=192 => format!("{code} (signal {})", code - 128),
+        _ => code.to_string(),
+    }
+}
+
+/// The lines between the common start and the common end, with a little context: enough to see what went
+/// wrong, in linear time.
+fn line_diff(native: &[u8], inside: &[u8]) -> String {
+    const CONTEXT: usize = 2;
+    const SHOWN: usize = 30;
+    let split = |bytes: &[u8]| -> Vec<String> {
+        bytes
+            .split_inclusive(|&b| b == b'\n')
+            .map(|l| l.escape_ascii().to_string())
+            .collect()
+    };
+    let (a, b) = (split(native), split(inside));
+    let head = a.iter().zip(&b).take_while(|(x, y)| x == y).count();
+    let most = a.len().min(b.len()) - head;
+    let foot = a
+        .iter()
+        .rev()
+        .zip(b.iter().rev())
+        .take(most)
+        .take_while(|(x, y)| x == y)
+        .count();
+    let mut out = String::new();
+    for line in a.iter().take(head).skip(head.saturating_sub(CONTEXT)) {
+        let _ = writeln!(out, "  {head:>5}   {line}");
+    }
+    for (mark, lines) in [('-', &a), ('+', &b)] {
+        let part = lines.len() - head - foot;
+        for line in lines.iter().skip(head).take(part.min(SHOWN)) {
+            let _ = writeln!(
+                out,
+                "  {head:>5} {mark} {}",
+                line.chars().take(300).collect::<String>()
+            );
+        }
+        if part > SHOWN {
+            let _ = writeln!(out, "        {mark} … {} more lines", part - SHOWN);
+        }
+    }
+    out
+}
+
+fn clip(text: &str, lines: usize) -> String {
+    let mut shown: Vec<&str> = text.lines().take(lines).collect();
+    if text.lines().count() > lines {
+        shown.push("  …");
+    }
+    shown.join("\n")
+}
+
+fn tail(outcome: &Outcome) -> String {
+    let text = String::from_utf8_lossy(&outcome.stderr);
+    let lines: Vec<&str> = text.lines().collect();
+    let start = lines.len().saturating_sub(30);
+    let shown = lines.get(start..).unwrap_or_default().join("\n  ");
+    match shown.as_str() {
+        "" => "(nothing on stderr)\n".to_owned(),
+        shown => format!("stderr, last lines:\n  {shown}\n"),
+    }
+}
