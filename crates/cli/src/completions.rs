@@ -21,11 +21,6 @@ pub struct CompletionsArgs {
 }
 
 pub fn run(args: CompletionsArgs) -> ExitCode {
-    clap_complete::generate(
-        args.shell,
-        &mut crate::Cli::command(),
-        "coracle",
-        &mut std::io::stdout(),
-    );
+    clap_complete::generate(args.shell, &mut crate::Cli::command(), "coracle", &mut std::io::stdout());
     ExitCode::SUCCESS
 }

@@ -8,6 +8,7 @@ mod run;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use coracle::startup;
 
 /// Runs unmodified Linux programs, each in a light vessel of its own.
 ///
@@ -39,16 +40,13 @@ enum Command {
 const FAILED: u8 = 125;
 
 fn main() -> ExitCode {
+    startup::step("exec, dynamic linking, runtime");
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(err) => {
             // Printing can only fail when the terminal is gone; nobody would read about it.
             let _ = err.print();
-            return if err.use_stderr() {
-                ExitCode::from(FAILED)
-            } else {
-                ExitCode::SUCCESS
-            };
+            return if err.use_stderr() { ExitCode::from(FAILED) } else { ExitCode::SUCCESS };
         }
     };
     match cli.command {

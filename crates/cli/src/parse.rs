@@ -62,9 +62,7 @@ pub fn duration(text: &str) -> Result<Duration, ParseError> {
 /// A decimal number and what follows it.
 fn split_unit(text: &str) -> (&str, &str) {
     let text = text.trim();
-    let end = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
     (number, unit.trim_start())
 }
@@ -75,11 +73,7 @@ fn scaled(number: &str, factor: u64, wrong: ParseError) -> Result<u64, ParseErro
     if whole.is_empty() && fraction.is_empty() || fraction.contains('.') {
         return Err(wrong);
     }
-    let whole: u64 = if whole.is_empty() {
-        0
-    } else {
-        whole.parse().map_err(|_| ParseError::TooLarge)?
-    };
+    let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| ParseError::TooLarge)? };
     let billionths: u64 = format!("{fraction:0<9.9}").parse().map_err(|_| wrong)?;
     let part = u128::from(factor) * u128::from(billionths) / 1_000_000_000;
     let total = u128::from(whole) * u128::from(factor) + part;
@@ -103,30 +97,15 @@ pub fn bind(text: OsString) -> Result<Bind, ParseError> {
     }
     let path = |bytes: &[u8]| PathBuf::from(OsString::from_vec(bytes.to_vec()));
     let src = std::path::absolute(path(src)).map_err(|_| ParseError::Bind)?;
-    Ok(Bind {
-        src,
-        dst: path(dst),
-        read_only,
-    })
+    Ok(Bind { src, dst: path(dst), read_only })
 }
 
 /// `NAME`, `UID` or `UID:GID`.
 pub fn user(text: &str) -> Result<User, ParseError> {
-    let id = |text: &str| {
-        text.parse::<u32>()
-            .ok()
-            .filter(|id| *id != u32::MAX)
-            .ok_or(ParseError::User)
-    };
+    let id = |text: &str| text.parse::<u32>().ok().filter(|id| *id != u32::MAX).ok_or(ParseError::User);
     match text.split_once(':') {
-        Some((uid, gid)) => Ok(User::Id {
-            uid: id(uid)?,
-            gid: Some(id(gid)?),
-        }),
-        None if text.starts_with(|c: char| c.is_ascii_digit()) => Ok(User::Id {
-            uid: id(text)?,
-            gid: None,
-        }),
+        Some((uid, gid)) => Ok(User::Id { uid: id(uid)?, gid: Some(id(gid)?) }),
+        None if text.starts_with(|c: char| c.is_ascii_digit()) => Ok(User::Id { uid: id(text)?, gid: None }),
         None if text.is_empty() => Err(ParseError::User),
         None => Ok(User::Name(text.to_owned())),
     }
@@ -151,10 +130,7 @@ pub fn trace(text: &str) -> Result<TraceArg, ParseError> {
             };
             let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
             let names: Vec<String> = list.split(',').map(str::to_owned).collect();
-            if names
-                .iter()
-                .any(|name| name.is_empty() || !name.chars().all(legal))
-            {
+            if names.iter().any(|name| name.is_empty() || !name.chars().all(legal)) {
                 return Err(ParseError::Trace);
             }
             Ok(TraceArg::Syscalls(SyscallFilter { names, invert }))
@@ -174,34 +150,22 @@ pub fn env(text: OsString) -> Result<(OsString, Option<OsString>), ParseError> {
         }
         None => (bytes, None),
     };
-    if key.is_empty() {
-        Err(ParseError::Env)
-    } else {
-        Ok((own(key), value))
-    }
+    if key.is_empty() { Err(ParseError::Env) } else { Ok((own(key), value)) }
 }
 
 /// A signal by number or name, with or without `SIG`, of signal(7) on x86-64.
 pub fn signal(text: &str) -> Result<i32, ParseError> {
     const NAMES: [&str; 31] = [
-        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
-        "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG",
-        "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
+        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM",
+        "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF",
+        "WINCH", "IO", "PWR", "SYS",
     ];
     if let Ok(number) = text.parse::<i32>() {
-        return if (1..=64).contains(&number) {
-            Ok(number)
-        } else {
-            Err(ParseError::Signal)
-        };
+        return if (1..=64).contains(&number) { Ok(number) } else { Err(ParseError::Signal) };
     }
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    (1..)
-        .zip(NAMES)
-        .find(|(_, known)| *known == name)
-        .map(|(number, _)| number)
-        .ok_or(ParseError::Signal)
+    (1..).zip(NAMES).find(|(_, known)| *known == name).map(|(number, _)| number).ok_or(ParseError::Signal)
 }
 
 #[cfg(test)]
@@ -238,14 +202,7 @@ mod tests {
     fn binds() {
         let here = std::env::current_dir().unwrap();
         let bound = bind("/a:/b:ro".into()).unwrap();
-        assert_eq!(
-            bound,
-            Bind {
-                src: "/a".into(),
-                dst: "/b".into(),
-                read_only: true
-            }
-        );
+        assert_eq!(bound, Bind { src: "/a".into(), dst: "/b".into(), read_only: true });
         assert_eq!(bind("x:/b".into()).unwrap().src, here.join("x"));
         assert!(!bind("/a:/b:rw".into()).unwrap().read_only);
         for bad in ["", "/a", ":/b", "/a:", "/a:/b:no", "/a:/b:ro:x"] {
@@ -256,13 +213,7 @@ mod tests {
     #[test]
     fn users() {
         assert_eq!(user("0"), Ok(User::Id { uid: 0, gid: None }));
-        assert_eq!(
-            user("1000:100"),
-            Ok(User::Id {
-                uid: 1000,
-                gid: Some(100)
-            })
-        );
+        assert_eq!(user("1000:100"), Ok(User::Id { uid: 1000, gid: Some(100) }));
         assert_eq!(user("nobody"), Ok(User::Name("nobody".into())));
         for bad in ["", "1x", "1:", ":1", "4294967295", "-1:0"] {
             assert_eq!(user(bad), Err(ParseError::User), "{bad:?}");
@@ -272,26 +223,10 @@ mod tests {
     #[test]
     fn traces() {
         assert_eq!(trace("startup"), Ok(TraceArg::Startup));
-        assert_eq!(
-            trace("syscalls"),
-            Ok(TraceArg::Syscalls(SyscallFilter::default()))
-        );
+        assert_eq!(trace("syscalls"), Ok(TraceArg::Syscalls(SyscallFilter::default())));
         let names = vec!["read".to_owned(), "pread64".to_owned()];
-        assert_eq!(
-            trace("syscalls:!read,pread64"),
-            Ok(TraceArg::Syscalls(SyscallFilter {
-                names,
-                invert: true
-            }))
-        );
-        for bad in [
-            "",
-            "x",
-            "syscalls:",
-            "syscalls:a,,b",
-            "syscalls:A B",
-            "startup:x",
-        ] {
+        assert_eq!(trace("syscalls:!read,pread64"), Ok(TraceArg::Syscalls(SyscallFilter { names, invert: true })));
+        for bad in ["", "x", "syscalls:", "syscalls:a,,b", "syscalls:A B", "startup:x"] {
             assert_eq!(trace(bad), Err(ParseError::Trace), "{bad:?}");
         }
     }

@@ -8,9 +8,10 @@ use std::time::Duration;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueEnum, ValueHint};
 use coracle::config::{
-    self, Bind, Config, Environment, Limits, LogLevel, Net, PlatformChoice, Rootfs, Timeout, Trace,
-    User, WaitPolicy,
+    self, Bind, Config, Environment, Limits, LogLevel, Net, PlatformChoice, Rootfs, Timeout, Trace, User,
+    WaitPolicy,
 };
+use coracle::startup;
 
 use crate::parse::{self, TraceArg};
 
@@ -22,7 +23,7 @@ use crate::parse::{self, TraceArg};
 /// The program's exit status becomes this command's: 128 + N if signal N ended it. 125 says that Coracle
 /// itself failed, 126 that the program cannot be executed, 127 that there is no such program.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, override_usage = "coracle run [OPTIONS] -- PROG [ARGS]...")]
 pub struct RunArgs {
     /// Show this directory, or the contents of this tar file, as / instead of the host's tree.
     ///
@@ -32,7 +33,7 @@ pub struct RunArgs {
 
     /// Show a host file or directory at a place inside; `:ro` forbids writes to it.
     ///
-    /// May be given many times. This is also the way to show what is hidden, as in `--bind ~:/home/me:ro`.
+    /// May be given many times. This is also the way to show what is hidden, as in `--bind $HOME:$HOME:ro`.
     #[arg(long, value_name = "SRC:DST[:ro]", value_parser = OsStringValueParser::new().try_map(parse::bind),
         value_hint = ValueHint::AnyPath, help_heading = FILES)]
     bind: Vec<Bind>,
@@ -192,16 +193,16 @@ enum WaitArg {
 #[derive(Debug, thiserror::Error)]
 enum OptionError {
     #[error("{option} {}: {source}", .path.display())]
-    Path {
-        option: &'static str,
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    Path { option: &'static str, path: PathBuf, source: std::io::Error },
     #[error(transparent)]
     Config(#[from] config::ConfigError),
 }
 
 pub fn run(args: RunArgs) -> ExitCode {
+    if args.trace.contains(&TraceArg::Startup) {
+        startup::enable();
+    }
+    startup::step("command line parsed");
     let config = match args.into_config() {
         Ok(config) => config,
         Err(err) => {
@@ -209,9 +210,11 @@ pub fn run(args: RunArgs) -> ExitCode {
             return ExitCode::from(crate::FAILED);
         }
     };
+    startup::step("configuration checked");
     match coracle::run(config) {
         Ok(outcome) => ExitCode::from(outcome.exit_code()),
         Err(err) => {
+            startup::finish();
             crate::complain(&err);
             ExitCode::from(err.exit_code())
         }
@@ -222,27 +225,15 @@ impl RunArgs {
     /// The configuration that the options describe, checked.
     fn into_config(self) -> Result<Config, OptionError> {
         let absolute = |option, path: PathBuf| {
-            std::path::absolute(&path).map_err(|source| OptionError::Path {
-                option,
-                path,
-                source,
-            })
+            std::path::absolute(&path).map_err(|source| OptionError::Path { option, path, source })
         };
         let mut config = Config::new(self.argv);
         if let Some(path) = self.rootfs {
             let path = absolute("--rootfs", path)?;
-            config.rootfs = if path.is_file() {
-                Rootfs::Tar(path)
-            } else {
-                Rootfs::Dir(path)
-            };
+            config.rootfs = if path.is_file() { Rootfs::Tar(path) } else { Rootfs::Dir(path) };
         }
         config.binds = self.bind;
-        config.write = self
-            .write
-            .into_iter()
-            .map(|dir| absolute("--write", dir))
-            .collect::<Result<_, _>>()?;
+        config.write = self.write.into_iter().map(|dir| absolute("--write", dir)).collect::<Result<_, _>>()?;
         config.workdir = self.workdir;
         config.env = environment(self.env, self.env_clear);
         config.user = self.user;
@@ -253,10 +244,7 @@ impl RunArgs {
             disk: self.disk,
             output: self.output_limit,
         };
-        config.timeout = self.timeout.map(|after| Timeout {
-            after,
-            grace: self.grace,
-        });
+        config.timeout = self.timeout.map(|after| Timeout { after, grace: self.grace });
         config.diff = self.diff;
         config.save = self.save.map(|dir| absolute("--save", dir)).transpose()?;
         config.hostname = self.hostname;
@@ -293,11 +281,7 @@ impl RunArgs {
 fn environment(vars: Vec<(OsString, Option<OsString>)>, clear: bool) -> Environment {
     let set = vars
         .into_iter()
-        .filter_map(|(key, value)| {
-            value
-                .or_else(|| std::env::var_os(&key))
-                .map(|value| (key, value))
-        })
+        .filter_map(|(key, value)| value.or_else(|| std::env::var_os(&key)).map(|value| (key, value)))
         .collect();
     Environment { clear, set }
 }
@@ -308,9 +292,7 @@ fn traces(args: Vec<TraceArg>) -> Trace {
     for arg in args {
         match (arg, &mut trace.syscalls) {
             (TraceArg::Startup, _) => trace.startup = true,
-            (TraceArg::Syscalls(new), Some(old))
-                if old.invert == new.invert && !old.names.is_empty() =>
-            {
+            (TraceArg::Syscalls(new), Some(old)) if old.invert == new.invert && !old.names.is_empty() => {
                 old.names.extend(new.names);
             }
             (TraceArg::Syscalls(new), slot) => *slot = Some(new),
@@ -333,20 +315,13 @@ mod tests {
 
     fn parse(line: &str) -> Config {
         let words = std::iter::once("run").chain(line.split_whitespace());
-        Alone::try_parse_from(words)
-            .unwrap()
-            .run
-            .into_config()
-            .unwrap()
+        Alone::try_parse_from(words).unwrap().run.into_config().unwrap()
     }
 
     #[test]
     fn a_bare_program_gets_the_defaults() {
         assert_eq!(parse("-- /bin/ls -l"), Config::new(["/bin/ls", "-l"]));
-        assert_eq!(
-            parse("/bin/ls -l --json"),
-            Config::new(["/bin/ls", "-l", "--json"])
-        );
+        assert_eq!(parse("/bin/ls -l --json"), Config::new(["/bin/ls", "-l", "--json"]));
     }
 
     #[test]
@@ -358,21 +333,11 @@ mod tests {
              --stats --log debug --json --wait-policy spin -- p",
         );
         let mut want = Config::new(["p"]);
-        want.binds = vec![Bind {
-            src: "/etc".into(),
-            dst: "/x".into(),
-            read_only: true,
-        }];
+        want.binds = vec![Bind { src: "/etc".into(), dst: "/x".into(), read_only: true }];
         want.write = vec!["/tmp".into()];
         want.workdir = Some("/w".into());
-        want.env = Environment {
-            clear: true,
-            set: vec![("A".into(), "1".into())],
-        };
-        want.user = Some(User::Id {
-            uid: 3,
-            gid: Some(4),
-        });
+        want.env = Environment { clear: true, set: vec![("A".into(), "1".into())] };
+        want.user = Some(User::Id { uid: 3, gid: Some(4) });
         want.limits = Limits {
             memory: Some(64 << 20),
             cpus: Some(2),
@@ -380,23 +345,14 @@ mod tests {
             disk: Some(1 << 30),
             output: Some(1024),
         };
-        want.timeout = Some(Timeout {
-            after: Duration::from_secs(2),
-            grace: Duration::from_secs(1),
-        });
+        want.timeout = Some(Timeout { after: Duration::from_secs(2), grace: Duration::from_secs(1) });
         want.diff = true;
         want.hostname = "box".into();
         want.net = Net::Host;
         want.platform = PlatformChoice::Seccomp;
         want.wait_policy = WaitPolicy::Spin;
         let names = vec!["read".to_owned(), "write".to_owned()];
-        want.trace = Trace {
-            syscalls: Some(config::SyscallFilter {
-                names,
-                invert: false,
-            }),
-            startup: true,
-        };
+        want.trace = Trace { syscalls: Some(config::SyscallFilter { names, invert: false }), startup: true };
         want.stats = true;
         want.log = LogLevel::Debug;
         want.json = true;
@@ -406,10 +362,7 @@ mod tests {
     #[test]
     fn rootfs_is_told_by_its_kind() {
         assert_eq!(parse("--rootfs /etc p").rootfs, Rootfs::Dir("/etc".into()));
-        assert_eq!(
-            parse("--rootfs /etc/passwd p").rootfs,
-            Rootfs::Tar("/etc/passwd".into())
-        );
+        assert_eq!(parse("--rootfs /etc/passwd p").rootfs, Rootfs::Tar("/etc/passwd".into()));
     }
 
     #[test]

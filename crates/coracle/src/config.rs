@@ -90,11 +90,7 @@ impl Config {
 
     /// Every host path that is shown at a place of its own: the binds, then `--write` directories.
     pub fn mounts(&self) -> impl Iterator<Item = Bind> + '_ {
-        let write = self.write.iter().map(|dir| Bind {
-            src: dir.clone(),
-            dst: dir.clone(),
-            read_only: false,
-        });
+        let write = self.write.iter().map(|dir| Bind { src: dir.clone(), dst: dir.clone(), read_only: false });
         self.binds.iter().cloned().chain(write)
     }
 }
@@ -147,10 +143,7 @@ impl Environment {
     pub fn resolve(&self, host: impl IntoIterator<Item = (OsString, OsString)>) -> Vec<OsString> {
         let mut vars: Vec<(OsString, OsString)> = Vec::new();
         if !self.clear {
-            vars.extend(
-                host.into_iter()
-                    .filter(|(key, _)| Self::PASSED.iter().any(|passed| key == passed)),
-            );
+            vars.extend(host.into_iter().filter(|(key, _)| Self::PASSED.iter().any(|passed| key == passed)));
             if !vars.iter().any(|(key, _)| key == "PATH") {
                 vars.push(("PATH".into(), Self::DEFAULT_PATH.into()));
             }

@@ -4,6 +4,9 @@
 pub mod config;
 mod outcome;
 
+#[doc(hidden)]
+pub use coracle_platform::startup;
+
 pub use config::{Config, ConfigError};
 pub use outcome::{Lanes, Outcome, Reason};
 

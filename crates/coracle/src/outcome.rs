@@ -99,9 +99,6 @@ mod tests {
             line,
             r#"{"status":0,"signal":null,"reason":"exit","wall_ns":1,"cpu_ns":2,"peak_memory":3,"lanes":{"1":0,"2":0,"3":0,"4":0}}"#
         );
-        assert_eq!(
-            serde_json::from_str::<Outcome>(&line).unwrap(),
-            ended(Some(0), None)
-        );
+        assert_eq!(serde_json::from_str::<Outcome>(&line).unwrap(), ended(Some(0), None));
     }
 }

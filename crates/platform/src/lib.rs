@@ -6,6 +6,7 @@
 
 pub mod mock;
 mod regs;
+pub mod startup;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

@@ -86,29 +86,20 @@ impl Config {
             return Err(ConfigError::NoProgram);
         }
         if self.argv.iter().any(|arg| has_nul(arg)) {
-            return Err(ConfigError::NulByte {
-                what: "an argument",
-            });
+            return Err(ConfigError::NulByte { what: "an argument" });
         }
         for (key, value) in &self.env.set {
             let key_bytes = key.as_encoded_bytes();
             if key_bytes.is_empty() || key_bytes.contains(&b'=') {
-                return Err(ConfigError::EnvKey {
-                    key: key.to_string_lossy().into_owned(),
-                });
+                return Err(ConfigError::EnvKey { key: key.to_string_lossy().into_owned() });
             }
             if has_nul(key) || has_nul(value) {
-                return Err(ConfigError::NulByte {
-                    what: "an environment variable",
-                });
+                return Err(ConfigError::NulByte { what: "an environment variable" });
             }
         }
         let legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
-        if self.hostname.is_empty() || self.hostname.len() > 64 || !self.hostname.bytes().all(legal)
-        {
-            return Err(ConfigError::Hostname {
-                name: self.hostname.clone(),
-            });
+        if self.hostname.is_empty() || self.hostname.len() > 64 || !self.hostname.bytes().all(legal) {
+            return Err(ConfigError::Hostname { name: self.hostname.clone() });
         }
         Ok(())
     }
@@ -119,36 +110,22 @@ impl Config {
             Rootfs::Dir(path) => is_dir(path),
             Rootfs::Tar(path) => is_file(path),
         }
-        .map_err(|problem| ConfigError::Rootfs {
-            path: self.rootfs_path(),
-            problem,
-        })?;
+        .map_err(|problem| ConfigError::Rootfs { path: self.rootfs_path(), problem })?;
         for bind in &self.binds {
             if !bind.dst.is_absolute() {
-                return Err(ConfigError::BindTarget {
-                    src: bind.src.clone(),
-                    dst: bind.dst.clone(),
-                });
+                return Err(ConfigError::BindTarget { src: bind.src.clone(), dst: bind.dst.clone() });
             }
-            std::fs::metadata(&bind.src).map_err(|err| ConfigError::BindSource {
-                path: bind.src.clone(),
-                problem: err.into(),
-            })?;
+            std::fs::metadata(&bind.src)
+                .map_err(|err| ConfigError::BindSource { path: bind.src.clone(), problem: err.into() })?;
         }
         for dir in &self.write {
-            is_dir(dir).map_err(|problem| ConfigError::Write {
-                path: dir.clone(),
-                problem,
-            })?;
+            is_dir(dir).map_err(|problem| ConfigError::Write { path: dir.clone(), problem })?;
         }
         if let Some(dir) = self.workdir.as_ref().filter(|dir| !dir.is_absolute()) {
             return Err(ConfigError::Workdir { path: dir.clone() });
         }
         if let Some(dir) = &self.save {
-            is_fresh(dir).map_err(|problem| ConfigError::Save {
-                path: dir.clone(),
-                problem,
-            })?;
+            is_fresh(dir).map_err(|problem| ConfigError::Save { path: dir.clone(), problem })?;
         }
         Ok(())
     }
@@ -158,19 +135,15 @@ impl Config {
         let zero = [
             ("cpus", limits.cpus == Some(0)),
             ("pids", limits.pids == Some(0)),
-            (
-                "timeout",
-                self.timeout.is_some_and(|timeout| timeout.after.is_zero()),
-            ),
+            ("timeout", self.timeout.is_some_and(|timeout| timeout.after.is_zero())),
         ];
         if let Some((option, _)) = zero.into_iter().find(|(_, zero)| *zero) {
             return Err(ConfigError::ZeroLimit { option });
         }
         match limits.memory {
-            Some(given) if given < LEAST_MEMORY => Err(ConfigError::TooLittleMemory {
-                given,
-                least: LEAST_MEMORY,
-            }),
+            Some(given) if given < LEAST_MEMORY => {
+                Err(ConfigError::TooLittleMemory { given, least: LEAST_MEMORY })
+            }
             _ => Ok(()),
         }
     }
@@ -188,19 +161,11 @@ fn has_nul(text: &std::ffi::OsStr) -> bool {
 }
 
 fn is_dir(path: &Path) -> Result<(), Problem> {
-    if std::fs::metadata(path)?.is_dir() {
-        Ok(())
-    } else {
-        Err(Problem::NotDirectory)
-    }
+    if std::fs::metadata(path)?.is_dir() { Ok(()) } else { Err(Problem::NotDirectory) }
 }
 
 fn is_file(path: &Path) -> Result<(), Problem> {
-    if std::fs::metadata(path)?.is_file() {
-        Ok(())
-    } else {
-        Err(Problem::WrongKind)
-    }
+    if std::fs::metadata(path)?.is_file() { Ok(()) } else { Err(Problem::WrongKind) }
 }
 
 fn is_fresh(dir: &Path) -> Result<(), SaveProblem> {

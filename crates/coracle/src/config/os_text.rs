@@ -26,10 +26,7 @@ pub mod paths {
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<PathBuf>, D::Error> {
-        Ok(Vec::<OsString>::deserialize(from)?
-            .into_iter()
-            .map(PathBuf::from)
-            .collect())
+        Ok(Vec::<OsString>::deserialize(from)?.into_iter().map(PathBuf::from).collect())
     }
 }
 
@@ -37,9 +34,7 @@ pub mod maybe_path {
     use super::*;
 
     pub fn serialize<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
-        path.as_ref()
-            .map(|path| -> &OsStr { path.as_os_str() })
-            .serialize(to)
+        path.as_ref().map(|path| -> &OsStr { path.as_os_str() }).serialize(to)
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {

@@ -3,9 +3,7 @@ use std::os::unix::ffi::OsStringExt;
 use super::*;
 
 fn host(vars: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
-    vars.iter()
-        .map(|(key, value)| (key.into(), value.into()))
-        .collect()
+    vars.iter().map(|(key, value)| (key.into(), value.into())).collect()
 }
 
 #[test]
@@ -19,10 +17,7 @@ fn environment_is_minimal_and_overridable() {
     assert_eq!(env.resolve(vars), ["A=2", "TERM=dumb"]);
     assert_eq!(
         Environment::default().resolve(None),
-        [OsString::from(format!(
-            "PATH={}",
-            Environment::DEFAULT_PATH
-        ))]
+        [OsString::from(format!("PATH={}", Environment::DEFAULT_PATH))]
     );
 }
 
@@ -42,18 +37,11 @@ fn config_survives_the_trip_as_json() {
     let mut config = Config::new(["/bin/true"]);
     config.argv.push(odd.clone());
     config.rootfs = Rootfs::Dir(odd.clone().into());
-    config.binds.push(Bind {
-        src: odd.clone().into(),
-        dst: "/x".into(),
-        read_only: true,
-    });
+    config.binds.push(Bind { src: odd.clone().into(), dst: "/x".into(), read_only: true });
     config.write.push(odd.clone().into());
     config.workdir = Some(odd.into());
     config.user = Some(User::Id { uid: 1, gid: None });
-    config.timeout = Some(Timeout {
-        after: Duration::from_millis(1),
-        grace: DEFAULT_GRACE,
-    });
+    config.timeout = Some(Timeout { after: Duration::from_millis(1), grace: DEFAULT_GRACE });
     config.trace.syscalls = Some(SyscallFilter::default());
     let text = serde_json::to_string(&config).unwrap();
     assert_eq!(serde_json::from_str::<Config>(&text).unwrap(), config);
@@ -65,40 +53,18 @@ fn errors_name_the_option() {
         let mut config = Config::new(["/bin/true"]);
         change(&mut config);
         let message = config.validate().unwrap_err().to_string();
-        assert!(
-            message.contains(part) && !message.contains('\n'),
-            "{message}"
-        );
+        assert!(message.contains(part) && !message.contains('\n'), "{message}");
     };
-    let bind = |src: &str, dst: &str| Bind {
-        src: src.into(),
-        dst: dst.into(),
-        read_only: false,
-    };
+    let bind = |src: &str, dst: &str| Bind { src: src.into(), dst: dst.into(), read_only: false };
     says(&|c| c.argv.clear(), "no program");
     says(&|c| c.argv.push("a\0b".into()), "NUL");
-    says(
-        &|c| c.binds.push(bind("/nowhere", "/x")),
-        "--bind /nowhere: the source does not exist",
-    );
+    says(&|c| c.binds.push(bind("/nowhere", "/x")), "--bind /nowhere: the source does not exist");
     says(&|c| c.binds.push(bind("/etc", "x")), "absolute");
-    says(
-        &|c| c.write.push("/etc/passwd".into()),
-        "--write /etc/passwd: it is not a directory",
-    );
-    says(
-        &|c| c.rootfs = Rootfs::Tar("/nowhere.tar".into()),
-        "--rootfs /nowhere.tar: it does not exist",
-    );
+    says(&|c| c.write.push("/etc/passwd".into()), "--write /etc/passwd: it is not a directory");
+    says(&|c| c.rootfs = Rootfs::Tar("/nowhere.tar".into()), "--rootfs /nowhere.tar: it does not exist");
     says(&|c| c.workdir = Some("x".into()), "--workdir x");
-    says(
-        &|c| c.save = Some("/etc".into()),
-        "--save /etc: it is not empty",
-    );
-    says(
-        &|c| c.save = Some("/nowhere/x".into()),
-        "--save /nowhere/x: its parent directory does not exist",
-    );
+    says(&|c| c.save = Some("/etc".into()), "--save /etc: it is not empty");
+    says(&|c| c.save = Some("/nowhere/x".into()), "--save /nowhere/x: its parent directory does not exist");
     says(&|c| c.hostname = "a b".into(), "--hostname");
     says(&|c| c.env.set.push(("".into(), "x".into())), "--env");
     says(&|c| c.limits.cpus = Some(0), "--cpus 0");
@@ -118,20 +84,9 @@ fn defaults_and_fresh_save_directories_pass() {
 #[test]
 fn write_directories_are_mounts_at_their_own_path() {
     let mut config = Config::new(["/bin/true"]);
-    config.binds.push(Bind {
-        src: "/a".into(),
-        dst: "/b".into(),
-        read_only: true,
-    });
+    config.binds.push(Bind { src: "/a".into(), dst: "/b".into(), read_only: true });
     config.write.push("/c".into());
     let mounts: Vec<Bind> = config.mounts().collect();
     assert_eq!(mounts.len(), 2);
-    assert_eq!(
-        mounts.last().unwrap(),
-        &Bind {
-            src: "/c".into(),
-            dst: "/c".into(),
-            read_only: false
-        }
-    );
+    assert_eq!(mounts.last().unwrap(), &Bind { src: "/c".into(), dst: "/c".into(), read_only: false });
 }
