@@ -12,6 +12,7 @@ pub mod fd;
 pub mod fs;
 pub mod ipc;
 pub mod mem;
+pub mod mm;
 pub mod signal;
 pub mod syscalls;
 pub mod task;

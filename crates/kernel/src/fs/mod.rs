@@ -10,3 +10,14 @@ pub trait Inode: Send + Sync + 'static {}
 pub struct PathRef {
     pub inode: Arc<dyn Inode>,
 }
+
+/// What tasks share with `CLONE_FS`: root, current directory, umask.
+#[derive(Default)]
+pub struct FsContext {}
+
+impl FsContext {
+    /// A copy for `fork`.
+    pub fn duplicate(&self) -> FsContext {
+        FsContext {}
+    }
+}

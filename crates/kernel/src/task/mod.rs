@@ -1,37 +1,206 @@
 //! Guest threads and processes.
+//!
+//! Lock order, outermost first: `World::tree` (who exists, parents, groups, sessions; Linux's tasklist_lock);
+//! `Process::links`; `Process::tasks`; `Process::group`; the locks inside `signal`; everything else here is a
+//! leaf. Wait queues are woken with no lock but the tree's held.
+
+mod cred;
+mod process;
+mod tree;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
+use coracle_platform::{Identity, ThreadControl};
 use parking_lot::Mutex;
 
+pub use cred::{CAP_LAST, Caps, Cred};
+pub use process::{Group, Links, Process, Session, Terminal};
+pub use tree::{PID_MAX, Tree};
+
+use crate::abi::linux::{RLIM_NLIMITS, RLIMIT_NOFILE};
+use crate::abi::types::Rlimit;
 use crate::fd::FdTable;
-use crate::wait::{Deadline, PollTable, Waiter, Wake};
+use crate::fs::FsContext;
+use crate::signal;
+use crate::wait::{Deadline, PollTable, WaitQueue, Waiter, Wake};
 use crate::world::World;
 use crate::{Errno, Result};
+
+/// Resource limits, by `RLIMIT_*`.
+pub type Rlimits = [Rlimit; RLIM_NLIMITS as usize];
 
 /// One guest thread.
 pub struct Task {
     pub world: Arc<World>,
-    pub tid: u32,
+    pub process: Arc<Process>,
+    /// Changes only when this thread becomes the leader in `execve`.
+    tid: AtomicU32,
+    /// Since the world began.
+    pub start_time: Duration,
     /// Sleeping place of the kernel thread that serves this task.
     pub waiter: Arc<Waiter>,
+    control: Mutex<Arc<dyn ThreadControl>>,
     files: Mutex<Arc<FdTable>>,
+    fs: Mutex<Arc<FsContext>>,
+    cred: Mutex<Arc<Cred>>,
+    /// Name, without the zero byte, at most 15 bytes.
+    comm: Mutex<Vec<u8>>,
+    /// Pending signals of this thread, its mask and alternate stack.
+    pub signals: signal::TaskSignals,
+    /// `set_tid_address(2)`.
+    pub clear_child_tid: AtomicU64,
+    /// `set_robust_list(2)`: address of the head.
+    pub robust_list: AtomicU64,
+    /// `PR_SET_PDEATHSIG`.
+    pub pdeath_signal: AtomicI32,
+    /// `PR_SET_NO_NEW_PRIVS`.
+    pub no_new_privs: AtomicBool,
+    /// This thread alone is to end: another one calls `execve`.
+    dying: AtomicBool,
+    /// Scheduling parameters; recorded, and reported back.
+    pub sched: Mutex<Sched>,
+}
+
+/// What `sched_*` and `setpriority` record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sched {
+    pub policy: u32,
+    pub priority: i32,
+    pub nice: i32,
+    pub reset_on_fork: bool,
+    /// Host CPU numbers, sorted.
+    pub affinity: Vec<usize>,
+    pub timer_slack: u64,
+    pub io_priority: u32,
+}
+
+/// A parent that sleeps in `vfork` until its child has called `execve` or ended.
+#[derive(Default)]
+pub struct Vfork {
+    done: AtomicBool,
+    queue: WaitQueue,
+}
+
+impl Vfork {
+    fn fulfil(&self) {
+        self.done.store(true, Ordering::SeqCst);
+        self.queue.wake_all();
+    }
 }
 
 impl Task {
+    /// Thread id.
+    pub fn tid(&self) -> u32 {
+        self.tid.load(Ordering::SeqCst)
+    }
+
+    /// Process id (thread group id).
+    pub fn pid(&self) -> u32 {
+        self.process.pid
+    }
+
     /// The descriptor table.
     pub fn files(&self) -> Arc<FdTable> {
         self.files.lock().clone()
     }
 
+    /// Root, current directory, umask, mounts.
+    pub fn fs(&self) -> Arc<FsContext> {
+        self.fs.lock().clone()
+    }
+
+    /// Credentials as of now.
+    pub fn cred(&self) -> Arc<Cred> {
+        self.cred.lock().clone()
+    }
+
+    /// Replaces the credentials; only the task's own thread does.
+    pub fn set_cred(&self, cred: Cred) {
+        *self.cred.lock() = Arc::new(cred);
+        self.publish();
+    }
+
+    /// The name shown by `ps`.
+    pub fn comm(&self) -> Vec<u8> {
+        self.comm.lock().clone()
+    }
+
+    /// Sets the name: up to 15 bytes, up to a zero byte.
+    pub fn set_comm(&self, name: &[u8]) {
+        let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len()).min(15);
+        *self.comm.lock() = name.get(..end).unwrap_or_default().to_vec();
+    }
+
+    /// The platform's side of this thread.
+    pub fn control(&self) -> Arc<dyn ThreadControl> {
+        self.control.lock().clone()
+    }
+
+    /// A soft resource limit.
+    pub fn rlimit(&self, which: u32) -> u64 {
+        self.process.rlimits.lock().get(which as usize).map_or(u64::MAX, |limit| limit.cur)
+    }
+
+    /// `RLIMIT_NOFILE`, as a limit for [`FdTable::install`].
+    pub fn nofile(&self) -> usize {
+        usize::try_from(self.rlimit(RLIMIT_NOFILE)).unwrap_or(usize::MAX)
+    }
+
+    /// Tells the platform what identity calls answer.
+    pub fn publish(&self) {
+        let cred = self.cred();
+        self.control().publish(&Identity {
+            pid: self.pid(),
+            tid: self.tid(),
+            ppid: self.process.ppid(),
+            uid: cred.uid,
+            euid: cred.euid,
+            gid: cred.gid,
+            egid: cred.egid,
+            short_cuts: true,
+        });
+    }
+
+    /// Has this task look for something to do: it wakes from any wait and leaves guest code.
+    pub fn notify(&self) {
+        self.waiter.wake();
+        self.control().interrupt();
+    }
+
+    /// The task is to end, whatever else is pending.
+    pub fn must_exit(&self) -> bool {
+        self.dying.load(Ordering::SeqCst) || self.process.exiting()
+    }
+
     /// A signal that this task would act upon is pending, or it is to stop or exit.
     pub fn interrupted(&self) -> bool {
-        false
+        self.must_exit() || self.process.stopping.load(Ordering::SeqCst) || signal::pending(self)
     }
 
     /// Waits until `attempt` yields something. `attempt` watches its queues in the table first and looks second.
     /// `ERESTARTSYS` when interrupted, `ETIMEDOUT` at the deadline.
-    pub fn block<T>(&self, deadline: Deadline, mut attempt: impl FnMut(&mut PollTable) -> Option<T>) -> Result<T> {
+    pub fn block<T>(&self, deadline: Deadline, attempt: impl FnMut(&mut PollTable) -> Option<T>) -> Result<T> {
+        self.block_until(deadline, || self.interrupted(), attempt)
+    }
+
+    /// As `block`, but nothing except the task's end interrupts (`TASK_KILLABLE`).
+    pub fn block_killable<T>(
+        &self,
+        deadline: Deadline,
+        attempt: impl FnMut(&mut PollTable) -> Option<T>,
+    ) -> Result<T> {
+        self.block_until(deadline, || self.must_exit(), attempt)
+    }
+
+    /// As `block`, interrupted when `interrupted` says so; it is asked after every [`Task::notify`].
+    pub fn block_until<T>(
+        &self,
+        deadline: Deadline,
+        interrupted: impl Fn() -> bool,
+        mut attempt: impl FnMut(&mut PollTable) -> Option<T>,
+    ) -> Result<T> {
         if let Some(done) = attempt(&mut PollTable::check()) {
             return Ok(done);
         }
@@ -41,7 +210,7 @@ impl Task {
             if let Some(done) = attempt(&mut table) {
                 return Ok(done);
             }
-            if self.interrupted() {
+            if interrupted() {
                 return Err(Errno::ERESTARTSYS);
             }
             if deadline.is_some_and(|at| at <= std::time::Instant::now()) {

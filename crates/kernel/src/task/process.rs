@@ -1,0 +1,223 @@
+//! A process: what Linux calls a thread group, with its `signal_struct`.
+
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::{Rlimits, Task};
+use crate::abi::types::Rusage;
+use crate::mm::AddressSpace;
+use crate::signal;
+use crate::wait::WaitQueue;
+use crate::world::World;
+
+/// A process group member's session (credentials(7)).
+pub struct Session {
+    pub sid: u32,
+    /// The controlling terminal, once there is one.
+    pub terminal: Mutex<Option<Terminal>>,
+}
+
+/// What a session knows of its controlling terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terminal {
+    /// Device number, for `/proc/PID/stat` and `/dev/tty`.
+    pub rdev: u64,
+    /// The foreground process group.
+    pub foreground: u32,
+}
+
+/// Where a process stands among the others. Changed only with the tree locked.
+#[derive(Clone)]
+pub struct Links {
+    /// Empty for pid 1 and for what has lost its parent at the end of the world.
+    pub parent: Weak<Process>,
+    /// The thread that made it: `PR_SET_PDEATHSIG` and `__WNOTHREAD` look at threads.
+    pub parent_tid: u32,
+    pub children: Vec<Arc<Process>>,
+    pub pgid: u32,
+    pub session: Arc<Session>,
+}
+
+/// How far the life of a process has come, and job control.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Group {
+    /// Wait status of the whole group, once its end has begun (`SIGNAL_GROUP_EXIT`).
+    pub exit: Option<i32>,
+    /// The last thread is gone; waits to be waited for.
+    pub zombie: bool,
+    /// Threads are to stop because of this signal.
+    pub stop: Option<i32>,
+    /// All threads have stopped, and it has not been reported to a waiting parent yet (`WUNTRACED`).
+    pub stop_unreported: bool,
+    /// Continued since, not reported yet (`WCONTINUED`).
+    pub continue_unreported: bool,
+    /// Threads that have stopped.
+    pub stopped_threads: u32,
+}
+
+/// A process.
+pub struct Process {
+    pub world: Arc<World>,
+    pub pid: u32,
+    /// Since the world began; field 22 of `/proc/PID/stat`.
+    pub start_time: Duration,
+    /// Live threads, the leader first while it lives.
+    pub(super) tasks: Mutex<Vec<Arc<Task>>>,
+    pub(super) links: Mutex<Links>,
+    pub(super) group: Mutex<Group>,
+    /// Copies of `group.exit` and `group.stop` for a look without the lock.
+    pub(super) exiting: AtomicBool,
+    pub(super) stopping: AtomicBool,
+    /// Woken when threads may go on after a stop.
+    pub(super) stop_queue: WaitQueue,
+    /// Woken when a child changes state: `wait4` of this process sleeps here.
+    pub child_queue: WaitQueue,
+    /// Woken when this process becomes a zombie or is reaped: pidfds.
+    pub exit_queue: WaitQueue,
+    /// Pending signals of the group and the dispositions.
+    pub signals: signal::ProcessSignals,
+    /// Interval timers and POSIX timers.
+    pub timers: signal::ProcessTimers,
+    pub rlimits: Mutex<Rlimits>,
+    /// `None` for pid 1 and for zombies.
+    pub(super) mm: Mutex<Option<Arc<AddressSpace>>>,
+    /// Sent to the parent at the end; 0 for none. 17 is SIGCHLD.
+    pub exit_signal: AtomicI32,
+    /// `PR_SET_CHILD_SUBREAPER`.
+    pub child_subreaper: AtomicBool,
+    /// Has called execve since it was forked (setpgid of a parent then fails with EACCES).
+    pub did_exec: AtomicBool,
+    pub oom_score_adj: AtomicI32,
+    /// personality(2).
+    pub personality: AtomicU32,
+    /// What threads that are gone have used.
+    pub(super) dead_threads: Mutex<Rusage>,
+    /// What children that were waited for have used (`RUSAGE_CHILDREN`).
+    pub(super) dead_children: Mutex<Rusage>,
+    /// The parent sleeps in vfork until this is fulfilled.
+    pub(super) vfork: Mutex<Option<Arc<super::Vfork>>>,
+}
+
+impl Process {
+    /// Live threads.
+    pub fn tasks(&self) -> Vec<Arc<Task>> {
+        self.tasks.lock().clone()
+    }
+
+    /// The thread-group leader, or another live thread if the leader has gone.
+    pub fn any_task(&self) -> Option<Arc<Task>> {
+        self.tasks.lock().first().cloned()
+    }
+
+    /// The parent; `None` for pid 1.
+    pub fn parent(&self) -> Option<Arc<Process>> {
+        self.links.lock().parent.upgrade()
+    }
+
+    /// Pid of the parent, 0 for none.
+    pub fn ppid(&self) -> u32 {
+        self.parent().map_or(0, |parent| parent.pid)
+    }
+
+    /// Children, zombies included.
+    pub fn children(&self) -> Vec<Arc<Process>> {
+        self.links.lock().children.clone()
+    }
+
+    /// Process group.
+    pub fn pgid(&self) -> u32 {
+        self.links.lock().pgid
+    }
+
+    /// Session.
+    pub fn session(&self) -> Arc<Session> {
+        self.links.lock().session.clone()
+    }
+
+    /// Session id.
+    pub fn sid(&self) -> u32 {
+        self.links.lock().session.sid
+    }
+
+    /// The address space; `None` for pid 1 and for zombies.
+    pub fn mm(&self) -> Option<Arc<AddressSpace>> {
+        self.mm.lock().clone()
+    }
+
+    /// A copy of the group's state.
+    pub fn group(&self) -> Group {
+        *self.group.lock()
+    }
+
+    /// The end of the whole group has begun.
+    pub fn exiting(&self) -> bool {
+        self.exiting.load(Ordering::SeqCst)
+    }
+
+    /// Is a zombie: every thread is gone.
+    pub fn is_zombie(&self) -> bool {
+        self.group.lock().zombie
+    }
+
+    /// Ends every thread of the process with this wait status (exit_group(2), fatal signals). The first
+    /// status wins. Threads end when they next come by.
+    pub fn begin_exit(&self, wait_status: i32) {
+        {
+            let mut group = self.group.lock();
+            if group.exit.is_some() || group.zombie {
+                return;
+            }
+            group.exit = Some(wait_status);
+            group.stop = None;
+            self.exiting.store(true, Ordering::SeqCst);
+            self.stopping.store(false, Ordering::SeqCst);
+        }
+        self.notify_all();
+        self.stop_queue.wake_all();
+    }
+
+    /// Has every thread stop because of `signal` (job control). Threads stop when they next come by; the last
+    /// one tells the parent.
+    pub fn begin_stop(&self, signal: i32) {
+        {
+            let mut group = self.group.lock();
+            if group.exit.is_some() || group.zombie || group.stop.is_some() {
+                return;
+            }
+            group.stop = Some(signal);
+            group.continue_unreported = false;
+            self.stopping.store(true, Ordering::SeqCst);
+        }
+        self.notify_all();
+    }
+
+    /// Lets a stopped process go on (SIGCONT, SIGKILL); `true` if it had stopped, in which case the caller of
+    /// SIGCONT tells the parent.
+    pub fn resume(&self) -> bool {
+        let had_stopped = {
+            let mut group = self.group.lock();
+            if group.stop.take().is_none() {
+                return false;
+            }
+            self.stopping.store(false, Ordering::SeqCst);
+            group.stop_unreported = false;
+            group.continue_unreported = true;
+            group.stopped_threads > 0
+        };
+        self.stop_queue.wake_all();
+        if let Some(parent) = self.parent() {
+            parent.child_queue.wake_all();
+        }
+        had_stopped
+    }
+
+    /// Makes every thread look whether there is something for it to do.
+    pub fn notify_all(&self) {
+        for task in self.tasks() {
+            task.notify();
+        }
+    }
+}
