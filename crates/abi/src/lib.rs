@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod errno;
+pub mod port;
 pub mod types;
 
 pub use errno::Errno;

@@ -1,0 +1,170 @@
+//! The port: what one guest thread and the kernel share (DESIGN.md sections 4 and 17), and where the shim's
+//! parts lie relative to its base. Guest code and kernel are built from this one file.
+//!
+//! Everything in a port is hostile to the kernel: it copies a word once, checks the copy and uses the copy.
+#![allow(missing_docs)]
+
+/// Size and alignment of a port: words, staging space, and the thread's signal stack.
+pub const PORT_SIZE: u64 = 0x1_0000;
+/// Ports per address space, so guest threads per worker.
+pub const PORT_COUNT: u64 = 4096;
+
+/// The shim's base is a multiple of this, so that one compare of the upper half decides "in the shim".
+pub const SHIM_ALIGN: u64 = 1 << 32;
+/// Offset of the ports from the shim's base.
+pub const PORTS_OFFSET: u64 = 0x1000_0000;
+
+/// Value of [`word::MAGIC`]; tells the fast path that GS is its own and not the guest's.
+pub const MAGIC: u32 = 0x4372_6c31;
+
+/// The call number by which a worker asks for a descriptor or announces itself. No kernel knows it.
+pub const NOTIFY_CALL: u32 = 0x1000;
+
+/// The host signal that interrupts guest code (S in DESIGN.md section 17).
+pub const INTERRUPT_SIGNAL: i32 = 10;
+
+/// Offsets of words in a port.
+pub mod word {
+    /// u32: [`super::POSTED`] or [`super::REPLIED`].
+    pub const STATE: usize = 0x00;
+    /// u32: the kernel's thread sleeps on `STATE`.
+    pub const KERNEL_SLEEPS: usize = 0x04;
+    /// u32: the guest's thread sleeps on `STATE`.
+    pub const GUEST_SLEEPS: usize = 0x08;
+    /// u32: how many rounds the guest may spin for a reply.
+    pub const SPIN: usize = 0x0c;
+    /// u32: [`super::kind`].
+    pub const KIND: usize = 0x10;
+    /// u32: flags saved by the fast path: AH as LAHF stores it, AL the overflow flag.
+    pub const FLAGS: usize = 0x14;
+    pub const NUMBER: usize = 0x18;
+    /// Six u64.
+    pub const ARGS: usize = 0x20;
+    /// u64: address of the `ucontext` in the signal stack.
+    pub const FRAME: usize = 0x50;
+    /// u64: address of the `siginfo`.
+    pub const INFO: usize = 0x58;
+    /// u64: result of the call.
+    pub const RESULT: usize = 0x60;
+    /// u32: [`super::action`].
+    pub const ACTION: usize = 0x68;
+    /// u32: signal number of a fault.
+    pub const SIGNAL: usize = 0x6c;
+    /// u64: where the fast path returns to.
+    pub const RETURN: usize = 0x70;
+    /// u32.
+    pub const MAGIC: usize = 0x78;
+    /// u32: `RDPID` may be used.
+    pub const HAS_RDPID: usize = 0x7c;
+    /// u32: interrupts asked for (written by the kernel only).
+    pub const INTERRUPT_ASKED: usize = 0x80;
+    /// u32: interrupts served (written by the kernel only).
+    pub const INTERRUPT_DONE: usize = 0x84;
+    /// u32: CPU number each side last ran on.
+    pub const GUEST_CPU: usize = 0x88;
+    pub const KERNEL_CPU: usize = 0x8c;
+    /// u64: segment bases as found in, or to be set from, a handler.
+    pub const FS_BASE: usize = 0x90;
+    pub const GS_BASE: usize = 0x98;
+    /// u64: the port's own address.
+    pub const SELF: usize = 0xa0;
+    /// u32: host thread id, written and cleared by the host.
+    pub const HOST_TID: usize = 0xa8;
+    /// u32: the call of a lane 2 interruption, plus one; 0 if none.
+    pub const INTERRUPTED_CALL: usize = 0xac;
+    /// u64: time stamp counter when a sleeping kernel thread was woken.
+    pub const STAMP: usize = 0xb0;
+    /// u32 each: what identity calls answer.
+    pub const PID: usize = 0xc0;
+    pub const TID: usize = 0xc4;
+    pub const PPID: usize = 0xc8;
+    pub const UID: usize = 0xcc;
+    pub const EUID: usize = 0xd0;
+    pub const GID: usize = 0xd4;
+    pub const EGID: usize = 0xd8;
+    /// u64 each: calls by lane.
+    pub const LANE1: usize = 0xe0;
+    pub const LANE2: usize = 0xe8;
+    pub const LANE3: usize = 0xf0;
+    pub const LANE4: usize = 0xf8;
+    /// u64: bytes the guest staged.
+    pub const STAGED: usize = 0x100;
+    /// One staged input: u64 guest address, u32 length (0: none).
+    pub const IN_ADDRESS: usize = 0x108;
+    pub const IN_LENGTH: usize = 0x110;
+    /// u32: number of outputs in the reply, then u64 guest address, u32 offset in the port, u32 length each.
+    pub const OUT_COUNT: usize = 0x118;
+    pub const OUT: usize = 0x120;
+    /// The call that an action tells the guest's thread to make: u64 number, six u64 arguments.
+    pub const ORDER: usize = 0x180;
+    /// u64: argument of a notifying call: 0, or the cookie of a new address space.
+    pub const COOKIE: usize = 0x1c0;
+    /// u64: where an interrupted crossing goes on in the program.
+    pub const HOME: usize = 0x1f8;
+    /// u64: address of the frame that a new thread starts from.
+    pub const START_FRAME: usize = 0x1c8;
+    /// u64 each: address, expected and new value, shared by the guarded operations.
+    pub const GUARDED: usize = 0x1d0;
+    /// u32: a descriptor to close before the next order, plus one; 0 if none.
+    pub const CLOSE: usize = 0x1f0;
+    /// 512 u64: where the fast path goes for each call number.
+    pub const TABLE: usize = 0x1000;
+    /// Staged input.
+    pub const STAGE_IN: usize = 0x2000;
+    /// Output of replies.
+    pub const STAGE_OUT: usize = 0x4000;
+    /// The signal stack, up to the end of the port.
+    pub const STACK: usize = 0x8000;
+}
+
+/// Most outputs in one reply.
+pub const OUT_MAX: usize = 4;
+/// Sizes of the staging areas.
+pub const STAGE_IN_SIZE: usize = 0x2000;
+pub const STAGE_OUT_SIZE: usize = 0x4000;
+
+/// Values of [`word::STATE`].
+pub const POSTED: u32 = 1;
+pub const REPLIED: u32 = 2;
+
+/// Values of [`word::KIND`].
+pub mod kind {
+    /// A new thread waits for its first orders.
+    pub const READY: u32 = 1;
+    /// A call by the fast path.
+    pub const FAST: u32 = 2;
+    /// A trapped call, with a frame.
+    pub const TRAP: u32 = 3;
+    /// A fault, with a frame.
+    pub const FAULT: u32 = 4;
+    /// An interrupt, with a frame.
+    pub const INTERRUPT: u32 = 5;
+    /// An order was carried out; `RESULT` holds what it gave.
+    pub const DONE: u32 = 6;
+}
+
+/// Values of [`word::ACTION`].
+pub mod action {
+    /// The call's result is in `RESULT`; go on.
+    pub const RETURN: u32 = 0;
+    /// The kernel has edited the frame; go on with it (handlers only).
+    pub const CONTINUE: u32 = 1;
+    /// Come back through a trap, so that there is a frame (fast path only).
+    pub const TRAP: u32 = 2;
+    /// Make the call in `ORDER`; its result is the call's result.
+    pub const ORDER_RETURN: u32 = 3;
+    /// Make the call in `ORDER` and report the result (handlers only, like all below).
+    pub const ORDER: u32 = 4;
+    /// Get a descriptor by a notifying call and report it.
+    pub const NOTIFY: u32 = 5;
+    /// Get a descriptor, use it as the fifth argument of the call in `ORDER`, report.
+    pub const NOTIFY_ORDER: u32 = 6;
+    /// `clone` as in `ORDER`, by the notifying instruction; report. The child starts from `START_FRAME`.
+    pub const CLONE: u32 = 7;
+    /// Compare and exchange a guest word; report the old value or `EFAULT`.
+    pub const EXCHANGE: u32 = 8;
+    /// The host thread ends.
+    pub const EXIT: u32 = 9;
+    /// Set FS and GS from the port, then as `CONTINUE`.
+    pub const CONTINUE_BASES: u32 = 10;
+}

@@ -1,0 +1,101 @@
+//! The zygote: the process that every worker is cloned from. It is a static program without libc whose only
+//! segment is the shim. It throws away what `exec` gave it, reserves the address space above the shim, gives up
+//! every right it has, installs handlers and the filter, and from then on carries out orders to clone itself.
+
+use core::arch::asm;
+use core::sync::atomic::Ordering::Relaxed;
+
+use crate::handler;
+use crate::label;
+use crate::port::{INTERRUPT_SIGNAL, PORT_COUNT, PORT_SIZE, PORTS_OFFSET, word};
+use crate::raw::{self, Port};
+
+/// The kernel hands over the zygote's ports as this descriptor.
+const PORTS_FD: u64 = 3;
+/// First address that user space may not map (`TASK_SIZE_MAX`).
+const USER_END: u64 = 0x7fff_ffff_f000;
+
+/// Entered from `_start` with the stack that `exec` made.
+pub unsafe extern "C" fn boot(_stack: u64) -> ! {
+    let ports = base() + PORTS_OFFSET;
+    call(9, [ports, PORT_COUNT * PORT_SIZE, 3, 0x11, PORTS_FD, 0]);
+    call(436, [0, u64::from(u32::MAX), 0, 0, 0, 0]); // close_range: a worker starts without descriptors
+    // SAFETY: the top of port 0's signal stack is mapped and nobody uses it.
+    unsafe { raw::switch_stack(ports + PORT_SIZE - 64, ports) };
+    raw::trap()
+}
+
+/// Goes on from `boot` on the port's stack, so that the old one can go.
+pub unsafe extern "C" fn settle(port: Port) -> ! {
+    let base = base();
+    let end = base + 0x1_0000;
+    let ports = base + PORTS_OFFSET;
+    let ports_end = ports + PORT_COUNT * PORT_SIZE;
+    call(11, [0x1_0000, base - 0x1_0000, 0, 0, 0, 0]);
+    // Everything above the shim is taken, so that the host's search for free space (which goes down) stays below.
+    for (from, to) in [(end, ports), (ports_end, USER_END)] {
+        call(11, [from, to - from, 0, 0, 0, 0]);
+        call(9, [from, to - from, 0, 0x4032, u64::MAX, 0]); // PROT_NONE, PRIVATE|ANONYMOUS|FIXED|NORESERVE
+        call(462, [from, to - from, 0, 0, 0, 0]); // mseal, where the host has it
+    }
+    call(462, [base, end - base, 0, 0, 0, 0]);
+    relinquish();
+    let stack = [port.0 + word::STACK as u64, 0, PORT_SIZE - word::STACK as u64];
+    call(131, [stack.as_ptr() as u64, 0, 0, 0, 0, 0]);
+    install_handlers();
+    // seccomp(SET_MODE_FILTER, NEW_LISTENER | WAIT_KILLABLE_RECV): the program lies staged in the port.
+    let program = port.0 + word::STAGE_IN as u64;
+    let listener = call(317, [1, 8 | 32, program, 0, 0, 0]);
+    port.u64(word::RESULT).store(listener as u64, Relaxed);
+    // SAFETY: this thread's port; nothing else runs here.
+    unsafe { handler::ready(port) };
+    raw::trap()
+}
+
+/// Gives up rights, for good.
+fn relinquish() {
+    const PR_SET_PDEATHSIG: u64 = 1;
+    const PR_SET_NO_NEW_PRIVS: u64 = 38;
+    call(157, [PR_SET_PDEATHSIG, 9, 0, 0, 0, 0]);
+    call(157, [PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0]);
+    // capset(version 3, self): empty sets.
+    let header = [0x2008_0522u32, 0];
+    let sets = [0u32; 6];
+    call(126, [header.as_ptr() as u64, sets.as_ptr() as u64, 0, 0, 0, 0]);
+    // RLIMIT_CORE 0: a worker's core would hold a guest's secrets in the host's files.
+    let none = [0u64; 2];
+    call(302, [0, 4, none.as_ptr() as u64, 0, 0, 0]);
+}
+
+/// SIGSYS, faults and the interrupt: on the signal stack, with the interrupt masked.
+fn install_handlers() {
+    const FLAGS: u64 = 4 | 0x0800_0000 | 0x0400_0000 | 0x4000_0000; // SIGINFO | ONSTACK | RESTORER | NODEFER
+    let action = [label!(signal_entry), FLAGS, label!(restorer), 1u64 << (INTERRUPT_SIGNAL - 1)];
+    let mut signal = 1;
+    while signal < 32 {
+        // SYS, SEGV, ILL, BUS, FPE, TRAP and the interrupt.
+        if (1u64 << signal) & (1 << 31 | 1 << 11 | 1 << 4 | 1 << 7 | 1 << 8 | 1 << 5 | 1 << INTERRUPT_SIGNAL) != 0 {
+            call(13, [signal, action.as_ptr() as u64, 0, 8, 0, 0]);
+        }
+        signal += 1;
+    }
+    let all_open = 0u64;
+    call(14, [2, &raw const all_open as u64, 0, 8, 0, 0]); // rt_sigprocmask(SIG_SETMASK)
+}
+
+fn base() -> u64 {
+    label!(_start)
+}
+
+/// Any system call. After the filter is in place the host refuses it: no instruction here is on its list.
+#[inline(always)]
+fn call(number: u64, args: [u64; 6]) -> i64 {
+    let result: i64;
+    // SAFETY: changes only this process, as each caller says.
+    unsafe {
+        asm!("syscall", inlateout("rax") number as i64 => result, in("rdi") args[0], in("rsi") args[1],
+            in("rdx") args[2], in("r10") args[3], in("r8") args[4], in("r9") args[5],
+            lateout("rcx") _, lateout("r11") _);
+    }
+    result
+}

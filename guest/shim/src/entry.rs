@@ -1,0 +1,546 @@
+//! The fast path (lanes 1 to 3) and the few instructions that may enter the host kernel.
+//!
+//! A rewritten call site jumps to a trampoline of its own, which sets RCX to the address where the program goes
+//! on and jumps here. The two bytes before that address are a real `syscall` instruction: going there is how the
+//! fast path hands a call over to the trap (lane 4) or undoes itself.
+//!
+//! Nothing here touches the guest's stack, or any register that a system call preserves, without putting it back:
+//! flags travel in AX (`lahf`, `seto`) until they are in the port; no vector instruction appears.
+//!
+//! What an interrupt (`handler.rs`) does depends on where it finds the thread; the labels below are its map:
+//!
+//! | from | to | what it does |
+//! |---|---|---|
+//! | `fast_entry` | `fast_foreign` | RCX, the return address, becomes `landing` |
+//! | `lane1_begin` | `lane1_end` | the same |
+//! | `fast_posted` | `fast_return`, and `copy_failed` to `act_trap` | if there is a reply, `RETURN` becomes `landing`; else nothing, the kernel sees the request |
+//! | `fast_return` | `fast_end` | RCX becomes `landing` |
+//! | `lane2_begin` | `lane2_after` | goes to `lane2_undo` |
+//! | `lane2_after` | `lane2_return` | `RETURN` becomes `landing` |
+//! | `lane2_return` | `lane2_end` | RCX becomes `landing` |
+//! | all else | | nothing: what follows is a request, or looks at `INTERRUPT_ASKED` |
+
+use core::arch::global_asm;
+
+use crate::port::{self, word};
+
+global_asm!(
+    r#"
+    .section .text.start,"ax"
+    .globl _start
+_start:
+    mov %rsp, %rdi
+    and $-16, %rsp
+    call {boot}
+    ud2
+
+    .text
+    .p2align 6
+    .globl fast_entry, fast_flags, fast_posted, fast_return, fast_end, fast_foreign
+fast_entry:
+    mov %rax, %r11
+    lahf
+    seto %al
+fast_flags:
+    cmpl ${magic}, %gs:{MAGIC}
+    jne fast_foreign
+    cmp $511, %r11
+    ja lane3
+    jmp *%gs:{TABLE}(,%r11,8)
+
+    /* GS is not ours: make the call by trap. */
+fast_foreign:
+    add $0x7f, %al
+    sahf
+    mov %r11, %rax
+    lea -2(%rcx), %rcx
+    jmp *%rcx
+
+    /* Lane 1: the answer is in the port. */
+    .globl lane1_begin, lane1_end
+lane1_begin:
+    .macro identity name, where
+    .globl lane1_\name
+    .p2align 5
+lane1_\name:
+    incq %gs:{LANE1}
+    add $0x7f, %al
+    sahf
+    mov %gs:\where, %eax
+    jmp *%rcx
+    .endm
+    identity getpid, {PID}
+    identity gettid, {TID}
+    identity getppid, {PPID}
+    identity getuid, {UID}
+    identity geteuid, {EUID}
+    identity getgid, {GID}
+    identity getegid, {EGID}
+lane1_end:
+
+    /* Lane 3: the call goes into the port. */
+    .macro save
+    mov %eax, %gs:{FLAGS}
+    mov %rcx, %gs:{RETURN}
+    mov %r11, %gs:{NUMBER}
+    mov %rdi, %gs:{ARGS}
+    mov %rsi, %gs:{ARGS}+8
+    mov %rdx, %gs:{ARGS}+16
+    mov %r10, %gs:{ARGS}+24
+    mov %r8, %gs:{ARGS}+32
+    mov %r9, %gs:{ARGS}+40
+    .endm
+
+    /* A path in the second argument. */
+    .globl lane3_path1
+    .p2align 5
+lane3_path1:
+    save
+    jmp stage_path
+    /* A path in the first argument. */
+    .globl lane3_path0
+    .p2align 5
+lane3_path0:
+    save
+    mov %rdi, %rsi
+stage_path:
+    mov %gs:{SELF}, %rdi
+    xor %ecx, %ecx
+    .globl stage_begin, stage_end, stage_failed
+stage_begin:
+1:  movzbl (%rsi,%rcx), %eax
+    mov %al, {STAGE_IN}(%rdi,%rcx)
+    inc %ecx
+    test %al, %al
+    jz staged
+    cmp ${PATH_LIMIT}, %ecx
+    jb 1b
+    jmp staged
+
+    /* Bytes at the second argument, as many as the third says. */
+    .globl lane3_bytes1
+    .p2align 5
+lane3_bytes1:
+    save
+    lea -1(%rdx), %rcx
+    cmp ${STAGE_IN_SIZE}, %rcx
+    jae stage_failed
+    mov %rdx, %rcx
+    mov %gs:{SELF}, %rdi
+    add ${STAGE_IN}, %rdi
+    rep movsb
+    mov %rdx, %rcx
+    sub %rdx, %rsi
+stage_end:
+staged:
+    mov %rsi, %gs:{IN_ADDRESS}
+    mov %ecx, %gs:{IN_LENGTH}
+    add %rcx, %gs:{STAGED}
+    jmp post
+stage_failed:
+    movl $0, %gs:{IN_LENGTH}
+    jmp post
+
+    /* Nothing to take along. */
+    .globl lane3
+    .p2align 5
+lane3:
+    save
+    movl $0, %gs:{IN_LENGTH}
+post:
+    cmpl $0, %gs:{HAS_RDPID}
+    je 1f
+    rdpid %rcx
+    and $0xfff, %ecx
+    mov %ecx, %gs:{GUEST_CPU}
+1:  movl ${FAST}, %gs:{KIND}
+    incq %gs:{LANE3}
+    mov ${POSTED}, %eax
+    xchg %eax, %gs:{STATE}
+fast_posted:
+    cmpl $0, %gs:{KERNEL_SLEEPS}
+    jne wake_kernel
+wait_reply:
+    mov %gs:{KERNEL_CPU}, %ecx
+    cmp %ecx, %gs:{GUEST_CPU}
+    je sleep_guest
+    mov %gs:{SPIN}, %ecx
+    jmp 2f
+1:  pause
+    dec %ecx
+2:  cmpl ${REPLIED}, %gs:{STATE}
+    je replied
+    test %ecx, %ecx
+    jnz 1b
+sleep_guest:
+    mov $1, %eax
+    xchg %eax, %gs:{GUEST_SLEEPS}
+1:  cmpl ${REPLIED}, %gs:{STATE}
+    je woken
+    mov %gs:{SELF}, %rdi
+    xor %esi, %esi
+    mov ${POSTED}, %edx
+    xor %r10d, %r10d
+    mov $202, %eax
+    syscall
+    .globl futex_wait_fast
+futex_wait_fast:
+    jmp 1b
+woken:
+    movl $0, %gs:{GUEST_SLEEPS}
+replied:
+    cmpl $0, %gs:{ACTION}
+    jne act
+    mov %gs:{OUT_COUNT}, %r8d
+    test %r8d, %r8d
+    jz finish
+    /* Outputs: r9 is the entry, r8 counts down. */
+    mov %gs:{SELF}, %rdx
+    lea {OUT}(%rdx), %r9
+    .globl copy_begin, copy_end, copy_failed
+1:  mov (%r9), %rdi
+    mov 8(%r9), %esi
+    mov 12(%r9), %ecx
+    add %rdx, %rsi
+copy_begin:
+    rep movsb
+copy_end:
+    add $16, %r9
+    dec %r8d
+    jnz 1b
+finish:
+    mov %gs:{ARGS}, %rdi
+    mov %gs:{ARGS}+8, %rsi
+    mov %gs:{ARGS}+16, %rdx
+    mov %gs:{ARGS}+24, %r10
+    mov %gs:{ARGS}+32, %r8
+    mov %gs:{ARGS}+40, %r9
+    mov %gs:{FLAGS}, %eax
+    mov %gs:{RETURN}, %rcx
+fast_return:
+    add $0x7f, %al
+    sahf
+    mov %gs:{RESULT}, %rax
+    jmp *%rcx
+fast_end:
+
+copy_failed:
+    movq $-14, %gs:{RESULT}
+    jmp finish
+
+wake_kernel:
+    rdtsc
+    mov %eax, %gs:{STAMP}
+    mov %edx, %gs:{STAMP}+4
+    mov %gs:{SELF}, %rdi
+    mov $1, %esi
+    mov $1, %edx
+    mov $202, %eax
+    syscall
+    .globl futex_wake_fast
+futex_wake_fast:
+    jmp wait_reply
+
+act:
+    cmpl ${ACT_TRAP}, %gs:{ACTION}
+    je act_trap
+    /* A memory call whose result is the call's. */
+    mov %gs:{SELF}, %rcx
+    mov {ORDER}(%rcx), %rax
+    mov {ORDER}+8(%rcx), %rdi
+    mov {ORDER}+16(%rcx), %rsi
+    mov {ORDER}+24(%rcx), %rdx
+    mov {ORDER}+32(%rcx), %r10
+    mov {ORDER}+40(%rcx), %r8
+    mov {ORDER}+48(%rcx), %r9
+    syscall
+    .globl order_fast
+order_fast:
+    mov %rax, %gs:{RESULT}
+    jmp finish
+act_trap:
+    mov %gs:{ARGS}, %rdi
+    mov %gs:{ARGS}+8, %rsi
+    mov %gs:{ARGS}+16, %rdx
+    mov %gs:{ARGS}+24, %r10
+    mov %gs:{ARGS}+32, %r8
+    mov %gs:{ARGS}+40, %r9
+    mov %gs:{RETURN}, %rcx
+    mov %gs:{FLAGS}, %eax
+    mov %gs:{NUMBER}, %r11
+    jmp fast_foreign
+
+    /* Lane 2: the host's system call, in the guest's own thread. */
+    .globl lane2, lane2_begin, lane2_after, lane2_return, lane2_end, lane2_undo
+    .p2align 5
+lane2:
+    mov %eax, %gs:{FLAGS}
+    mov %rcx, %gs:{RETURN}
+    mov %r11, %gs:{NUMBER}
+lane2_begin:
+    incq %gs:{LANE2}
+    mov %gs:{INTERRUPT_ASKED}, %eax
+    cmp %eax, %gs:{INTERRUPT_DONE}
+    jne lane2_undo
+    mov %r11, %rax
+    syscall
+lane2_after:
+    mov %rax, %gs:{RESULT}
+    mov %gs:{FLAGS}, %eax
+    mov %gs:{RETURN}, %rcx
+lane2_return:
+    add $0x7f, %al
+    sahf
+    mov %gs:{RESULT}, %rax
+    jmp *%rcx
+lane2_end:
+lane2_undo:
+    mov %gs:{FLAGS}, %eax
+    mov %gs:{RETURN}, %rcx
+    mov %gs:{NUMBER}, %r11
+    jmp fast_foreign
+
+    /* mmap: lane 2 if anonymous (MAP_ANONYMOUS without MAP_LOCKED, MAP_HUGETLB, MAP_GROWSDOWN, MAP_SYNC). */
+    .globl lane2_mmap
+    .p2align 5
+lane2_mmap:
+    mov %eax, %gs:{FLAGS}
+    mov %r10d, %eax
+    and $0xc2120, %eax
+    cmp $0x20, %eax
+    mov %gs:{FLAGS}, %eax
+    je lane2
+    jmp lane3
+
+    /* futex: lane 2 for what waits and wakes, by operation (the low seven bits). */
+    .globl lane2_futex
+    .p2align 5
+lane2_futex:
+    mov %eax, %gs:{FLAGS}
+    mov %esi, %eax
+    and $0x7f, %eax
+    cmp $10, %eax
+    ja 1f
+    btl %eax, {futex_local}(%rip)
+1:  mov %gs:{FLAGS}, %eax
+    jc lane2
+    jmp lane3
+
+    /* Where an interrupted crossing comes out instead of in the program. */
+    .globl landing
+    syscall
+landing:
+    ud2
+
+    /* Handlers' calls, each at an instruction of its own. */
+    .globl restorer, sigreturn_after
+restorer:
+    mov $15, %eax
+    syscall
+sigreturn_after:
+    ud2
+
+    /* fn(word: *u32, operation, value) -> i64 */
+    .globl port_futex, futex_handler
+port_futex:
+    xor %r10d, %r10d
+    mov $202, %eax
+    syscall
+futex_handler:
+    ret
+
+    /* fn(order: *[u64; 7]) -> i64 */
+    .globl order_call, order_after
+order_call:
+    mov (%rdi), %rax
+    mov 16(%rdi), %rsi
+    mov 24(%rdi), %rdx
+    mov 32(%rdi), %r10
+    mov 40(%rdi), %r8
+    mov 48(%rdi), %r9
+    mov 8(%rdi), %rdi
+    syscall
+order_after:
+    ret
+
+    /* fn(cookie) -> i64 */
+    .globl notify_call, notify_after
+notify_call:
+    mov ${NOTIFY}, %eax
+    syscall
+notify_after:
+    ret
+
+    /* fn(port) -> i64: clone as ordered. The child keeps everything in registers until it has ports. */
+    .globl clone_call, clone_after
+clone_call:
+    push %r12
+    push %r13
+    mov %rdi, %r12
+    mov {COOKIE}(%rdi), %r13
+    mov {ORDER}(%r12), %rax
+    mov {ORDER}+8(%r12), %rdi
+    mov {ORDER}+16(%r12), %rsi
+    mov {ORDER}+24(%r12), %rdx
+    mov {ORDER}+32(%r12), %r10
+    mov {ORDER}+40(%r12), %r8
+    mov {ORDER}+48(%r12), %r9
+    syscall
+clone_after:
+    test %rax, %rax
+    jz 1f
+    pop %r13
+    pop %r12
+    ret
+1:  test %r13, %r13
+    jnz 2f
+    /* A thread: its port is where its stack pointer lies. */
+    mov %rsp, %r12
+    and $-{PORT_SIZE}, %r12
+    jmp 3f
+2:  /* An address space: tie its life to the kernel's, get ports. */
+    mov $157, %eax
+    mov $1, %edi
+    mov $9, %esi
+    xor %edx, %edx
+    xor %r10d, %r10d
+    xor %r8d, %r8d
+    syscall
+    .globl deathsig_after
+deathsig_after:
+    mov %r13, %rdi
+    mov ${NOTIFY}, %eax
+    syscall
+    .globl hello_after
+hello_after:
+    test %eax, %eax
+    js 4f
+    mov %rax, %r14
+    mov %rax, %r8
+    lea _start(%rip), %rdi
+    add ${PORTS_OFFSET}, %rdi
+    mov ${PORTS_SIZE}, %esi
+    mov $3, %edx
+    mov $0x11, %r10d
+    xor %r9d, %r9d
+    mov $9, %eax
+    syscall
+    .globl ports_after
+ports_after:
+    mov %r14, %rdi
+    mov $3, %eax
+    syscall
+    .globl close_after
+close_after:
+3:  wrgsbase %r12
+    mov {FS_BASE}(%r12), %rax
+    wrfsbase %rax
+    mov {START_FRAME}(%r12), %rsp
+    jmp restorer
+4:  mov $1, %edi
+    .globl exit_call, exit_after
+exit_call:
+    mov $60, %eax
+    syscall
+exit_after:
+    ud2
+
+    /* First code of a new address space: orders, then the frame that the kernel has made. */
+    .globl first_orders
+first_orders:
+    mov %rsp, %rdi
+    and $-{PORT_SIZE}, %rdi
+    mov %rdi, %rbx
+    and $-16, %rsp
+    call {ready}
+    mov {START_FRAME}(%rbx), %rsp
+    jmp restorer
+
+    /* fn(new stack, port): goes on there, never to return. */
+    .globl switch_stack
+switch_stack:
+    mov %rdi, %rsp
+    mov %rsi, %rdi
+    call {settle}
+    ud2
+
+    /* fn(word: *u32, old, new) -> i64: old value or -EFAULT. */
+    .globl guarded_exchange, guarded_failed
+guarded_exchange:
+    mov %esi, %eax
+    .globl guarded_begin, guarded_end
+guarded_begin:
+    lock cmpxchg %edx, (%rdi)
+guarded_end:
+    mov %eax, %eax
+    ret
+guarded_failed:
+    mov $-14, %rax
+    ret
+
+    .globl signal_entry
+signal_entry:
+    mov %rsp, %rcx
+    jmp {handler}
+    "#,
+    boot = sym crate::boot::boot,
+    settle = sym crate::boot::settle,
+    ready = sym crate::handler::ready,
+    handler = sym crate::handler::handler,
+    futex_local = sym FUTEX_LOCAL,
+    magic = const port::MAGIC,
+    PATH_LIMIT = const 1024,
+    STAGE_IN_SIZE = const port::STAGE_IN_SIZE,
+    FAST = const port::kind::FAST,
+    POSTED = const port::POSTED,
+    REPLIED = const port::REPLIED,
+    ACT_TRAP = const port::action::TRAP,
+    NOTIFY = const port::NOTIFY_CALL,
+    PORT_SIZE = const port::PORT_SIZE,
+    PORTS_OFFSET = const port::PORTS_OFFSET,
+    PORTS_SIZE = const port::PORT_SIZE * port::PORT_COUNT,
+    MAGIC = const word::MAGIC,
+    TABLE = const word::TABLE,
+    LANE1 = const word::LANE1,
+    LANE2 = const word::LANE2,
+    LANE3 = const word::LANE3,
+    PID = const word::PID,
+    TID = const word::TID,
+    PPID = const word::PPID,
+    UID = const word::UID,
+    EUID = const word::EUID,
+    GID = const word::GID,
+    EGID = const word::EGID,
+    FLAGS = const word::FLAGS,
+    RETURN = const word::RETURN,
+    NUMBER = const word::NUMBER,
+    ARGS = const word::ARGS,
+    SELF = const word::SELF,
+    STAGE_IN = const word::STAGE_IN,
+    IN_ADDRESS = const word::IN_ADDRESS,
+    IN_LENGTH = const word::IN_LENGTH,
+    STAGED = const word::STAGED,
+    HAS_RDPID = const word::HAS_RDPID,
+    GUEST_CPU = const word::GUEST_CPU,
+    KERNEL_CPU = const word::KERNEL_CPU,
+    KIND = const word::KIND,
+    STATE = const word::STATE,
+    KERNEL_SLEEPS = const word::KERNEL_SLEEPS,
+    GUEST_SLEEPS = const word::GUEST_SLEEPS,
+    SPIN = const word::SPIN,
+    ACTION = const word::ACTION,
+    OUT_COUNT = const word::OUT_COUNT,
+    OUT = const word::OUT,
+    RESULT = const word::RESULT,
+    STAMP = const word::STAMP,
+    ORDER = const word::ORDER,
+    COOKIE = const word::COOKIE,
+    FS_BASE = const word::FS_BASE,
+    START_FRAME = const word::START_FRAME,
+    INTERRUPT_ASKED = const word::INTERRUPT_ASKED,
+    INTERRUPT_DONE = const word::INTERRUPT_DONE,
+    options(att_syntax)
+);
+
+/// Futex operations that the host serves: WAIT, WAKE, REQUEUE, CMP_REQUEUE, WAKE_OP, WAIT_BITSET, WAKE_BITSET.
+static FUTEX_LOCAL: u32 = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 9 | 1 << 10;

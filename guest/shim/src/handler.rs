@@ -1,0 +1,225 @@
+//! Where the host's signals arrive: trapped calls, faults, interrupts. Each either repairs the shim's own
+//! doing or becomes a request to the kernel, which then has the complete frame in the port's signal stack.
+//!
+//! The interrupt signal is masked in here, so a request is never interrupted by another.
+
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+
+use crate::label;
+use crate::port::{INTERRUPT_SIGNAL, POSTED, REPLIED, action, kind, word};
+use crate::raw::{self, Frame, Port, reg};
+
+const SIGSYS: i32 = 31;
+const SIGSEGV: i32 = 11;
+const SIGBUS: i32 = 7;
+const SIGILL: i32 = 4;
+const EINTR: u64 = -4i64 as u64;
+
+/// Called by `signal_entry`; `stack` is the signal stack pointer, which lies in the thread's port.
+pub unsafe extern "C" fn handler(signal: i32, info: u64, frame: Frame, stack: u64) {
+    let port = Port::around(stack);
+    let request = match signal {
+        SIGSYS => trapped(port, info, frame),
+        INTERRUPT_SIGNAL => interrupted(port, frame),
+        _ => faulted(port, signal, frame),
+    };
+    let Some(kind) = request else { return };
+    port.u32(word::SIGNAL).store(signal as u32, Relaxed);
+    port.u64(word::FRAME).store(frame.0, Relaxed);
+    port.u64(word::INFO).store(info, Relaxed);
+    serve(port, kind, Some(frame));
+}
+
+/// First thing that a new address space does; returns when the kernel has made the frame to start from.
+pub unsafe extern "C" fn ready(port: Port) {
+    serve(port, kind::READY, None);
+}
+
+/// A system call was trapped.
+fn trapped(port: Port, info: u64, frame: Frame) -> Option<u32> {
+    if frame.get(reg::RIP) == label!(landing) {
+        frame.set(reg::RIP, port.u64(word::HOME).load(Relaxed));
+    } else if frame.get(reg::RIP) == label!(lane2_after) {
+        // The filter refused what lane 2 tried: the kernel shall answer.
+        frame.set(reg::RIP, back(port, port.u64(word::RETURN).load(Relaxed)));
+    }
+    // SAFETY: `si_syscall` of the siginfo that the host has just written.
+    let number = unsafe { ((info + 24) as *const i32).read() };
+    port.u64(word::NUMBER).store(number as i64 as u64, Relaxed);
+    for (index, register) in [reg::RDI, reg::RSI, reg::RDX, reg::R10, reg::R8, reg::R9].into_iter().enumerate() {
+        port.u64(word::ARGS + index * 8).store(frame.get(register), Relaxed);
+    }
+    let count = port.u64(word::LANE4);
+    count.store(count.load(Relaxed).wrapping_add(1), Relaxed);
+    Some(kind::TRAP)
+}
+
+/// The address where the program goes on, when a crossing had been redirected to `landing`.
+fn back(port: Port, address: u64) -> u64 {
+    if address == label!(landing) { port.u64(word::HOME).load(Relaxed) } else { address }
+}
+
+/// The kernel wants this thread to stop. See the table in `entry.rs`.
+fn interrupted(port: Port, frame: Frame) -> Option<u32> {
+    if port.u32(word::INTERRUPT_ASKED).load(SeqCst) == port.u32(word::INTERRUPT_DONE).load(SeqCst) {
+        return None; // Late: signals merge, and a request was the stopping point.
+    }
+    let rip = frame.get(reg::RIP);
+    if rip < label!(_start) || rip - label!(_start) >= crate::port::SHIM_ALIGN {
+        port.u32(word::INTERRUPTED_CALL).store(0, Relaxed);
+        return Some(kind::INTERRUPT);
+    }
+    let within = |from: u64, to: u64| rip >= from && rip < to;
+    if within(label!(fast_entry), label!(fast_foreign))
+        || within(label!(lane1_begin), label!(lane1_end))
+        || within(label!(fast_return), label!(fast_end))
+        || within(label!(lane2_return), label!(lane2_end))
+    {
+        let home = frame.get(reg::RCX);
+        if home != label!(landing) {
+            port.u64(word::HOME).store(home, Relaxed);
+            port.u32(word::INTERRUPTED_CALL).store(0, Relaxed);
+            frame.set(reg::RCX, label!(landing));
+        }
+    } else if within(label!(lane2_begin), label!(lane2_after)) {
+        frame.set(reg::RIP, label!(lane2_undo));
+    } else if rip == label!(lane2_after) || within(label!(lane2_after), label!(lane2_return)) {
+        let cut_short = rip == label!(lane2_after) && frame.get(reg::RAX) == EINTR;
+        let call = if cut_short { port.u64(word::NUMBER).load(Relaxed) as u32 + 1 } else { 0 };
+        redirect(port, call);
+    } else if (within(label!(fast_posted), label!(fast_return)) || within(label!(copy_failed), label!(act_trap)))
+        && port.u32(word::STATE).load(SeqCst) == REPLIED
+    {
+        redirect(port, 0);
+    }
+    None
+}
+
+/// What would return to the program comes to `landing` instead.
+fn redirect(port: Port, call: u32) {
+    let home = port.u64(word::RETURN).load(Relaxed);
+    if home != label!(landing) {
+        port.u64(word::HOME).store(home, Relaxed);
+        port.u64(word::RETURN).store(label!(landing), Relaxed);
+        port.u32(word::INTERRUPTED_CALL).store(call, Relaxed);
+    }
+}
+
+/// A processor exception: of the guest, or of the shim while it touched guest memory.
+fn faulted(port: Port, signal: i32, frame: Frame) -> Option<u32> {
+    let rip = frame.get(reg::RIP);
+    let within = |from: u64, to: u64| rip >= from && rip < to;
+    if signal == SIGILL && rip == label!(landing) {
+        frame.set(reg::RIP, port.u64(word::HOME).load(Relaxed));
+        frame.set(reg::RCX, frame.get(reg::RIP));
+        let stale = port.u32(word::INTERRUPT_ASKED).load(SeqCst) == port.u32(word::INTERRUPT_DONE).load(SeqCst);
+        return if stale { None } else { Some(kind::INTERRUPT) };
+    }
+    if signal == SIGSEGV || signal == SIGBUS {
+        let repaired = if within(label!(stage_begin), label!(stage_end)) {
+            label!(stage_failed)
+        } else if within(label!(copy_begin), label!(copy_end)) {
+            label!(copy_failed)
+        } else if within(label!(guarded_begin), label!(guarded_end)) {
+            label!(guarded_failed)
+        } else if within(label!(fast_flags), label!(fast_foreign)) && raw::read_gs() != port.0 {
+            label!(fast_foreign)
+        } else {
+            0
+        };
+        if repaired != 0 {
+            frame.set(reg::RIP, repaired);
+            return None;
+        }
+    }
+    Some(kind::FAULT)
+}
+
+/// Posts a request and carries out what the kernel orders until it lets the guest go on.
+fn serve(port: Port, mut kind: u32, frame: Option<Frame>) {
+    port.u64(word::FS_BASE).store(raw::read_fs(), Relaxed);
+    port.u64(word::GS_BASE).store(raw::read_gs(), Relaxed);
+    loop {
+        port.u32(word::KIND).store(kind, Relaxed);
+        post_and_wait(port);
+        let result = match port.u32(word::ACTION).load(SeqCst) {
+            action::RETURN => {
+                finish(frame, port.u64(word::RESULT).load(Relaxed));
+                return;
+            }
+            action::ORDER_RETURN => {
+                finish(frame, order(port) as u64);
+                return;
+            }
+            action::CONTINUE => return,
+            action::CONTINUE_BASES => {
+                raw::write_fs(port.u64(word::FS_BASE).load(Relaxed));
+                raw::write_gs(port.u64(word::GS_BASE).load(Relaxed));
+                return;
+            }
+            action::ORDER => order(port),
+            // SAFETY: the calls in `entry` are made for this; the host filter bounds what they can do.
+            action::NOTIFY => unsafe { raw::notify_call(0) },
+            action::NOTIFY_ORDER => {
+                // SAFETY: as above.
+                let descriptor = unsafe { raw::notify_call(0) };
+                port.u64(word::ORDER + 5 * 8).store(descriptor as u64, Relaxed);
+                if descriptor < 0 { descriptor } else { order(port) }
+            }
+            // SAFETY: as above.
+            action::CLONE => unsafe { raw::clone_call(port.0) },
+            action::EXCHANGE => {
+                let value = |index: usize| port.u64(word::GUARDED + index * 8).load(Relaxed);
+                // SAFETY: a fault in there is repaired by `faulted`.
+                unsafe { raw::guarded_exchange(value(0), value(1), value(2)) }
+            }
+            // SAFETY: the thread is over.
+            action::EXIT => unsafe { raw::exit_call(0) },
+            _ => -38,
+        };
+        port.u64(word::RESULT).store(result as u64, Relaxed);
+        kind = kind::DONE;
+    }
+}
+
+fn finish(frame: Option<Frame>, result: u64) {
+    if let Some(frame) = frame {
+        frame.set(reg::RAX, result);
+    }
+}
+
+/// Makes the ordered call, after closing what the kernel wants closed.
+fn order(port: Port) -> i64 {
+    let close = port.u32(word::CLOSE).load(Relaxed);
+    if close != 0 {
+        let call = [3, u64::from(close - 1), 0, 0, 0, 0, 0];
+        // SAFETY: closes one of the descriptors that the kernel has put into this worker.
+        unsafe { raw::order_call(call.as_ptr() as u64) };
+        port.u32(word::CLOSE).store(0, Relaxed);
+    }
+    // SAFETY: the seven words of the order; the filter bounds what the call can do.
+    unsafe { raw::order_call(port.0 + word::ORDER as u64) }
+}
+
+/// Hands the request over and waits for the reply.
+fn post_and_wait(port: Port) {
+    let state = port.u32(word::STATE);
+    let address = port.0 + word::STATE as u64;
+    state.swap(POSTED, SeqCst);
+    if port.u32(word::KERNEL_SLEEPS).load(SeqCst) != 0 {
+        // SAFETY: wakes waiters of a word of the port.
+        unsafe { raw::port_futex(address, 1, 1) };
+    }
+    for _ in 0..port.u32(word::SPIN).load(Relaxed) {
+        if state.load(SeqCst) == REPLIED {
+            return;
+        }
+        raw::pause();
+    }
+    port.u32(word::GUEST_SLEEPS).swap(1, SeqCst);
+    while state.load(SeqCst) != REPLIED {
+        // SAFETY: waits on a word of the port.
+        unsafe { raw::port_futex(address, 0, u64::from(POSTED)) };
+    }
+    port.u32(word::GUEST_SLEEPS).store(0, SeqCst);
+}
