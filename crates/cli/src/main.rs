@@ -1,6 +1,7 @@
 //! The command line: a file per subcommand, each ending in a plain call of the library.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod completions;
 mod parse;
 mod run;
@@ -32,6 +33,7 @@ First steps:
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(Box<run::RunArgs>),
+    Bench(bench::BenchArgs),
     Completions(completions::CompletionsArgs),
 }
 
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Run(args) => run::run(*args),
+        Command::Bench(args) => bench::run(args),
         Command::Completions(args) => completions::run(args),
     }
 }

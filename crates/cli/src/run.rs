@@ -211,8 +211,15 @@ pub fn run(args: RunArgs) -> ExitCode {
         }
     };
     startup::step("configuration checked");
+    let json = config.json;
     match coracle::run(config) {
-        Ok(outcome) => ExitCode::from(outcome.exit_code()),
+        Ok(outcome) => {
+            if json {
+                // Plain numbers and words only: this cannot fail.
+                eprintln!("{}", serde_json::to_string(&outcome).unwrap_or_default());
+            }
+            ExitCode::from(outcome.exit_code())
+        }
         Err(err) => {
             startup::finish();
             crate::complain(&err);
