@@ -16,8 +16,9 @@ use super::stats::median;
 const BUDGET_MS: u64 = 75;
 /// No process of a row may take longer.
 const LIMIT: Duration = Duration::from_secs(20);
-/// Whole processes vary more and cost less: this many times the pairs.
-const WHOLE_FACTOR: u32 = 3;
+/// Rows whose single run says little take this many times the pairs: whole processes, and round trips, which
+/// cost ten times as much when the host happens to put the two sides on different CPUs.
+const UNSTEADY_FACTOR: u32 = 3;
 /// Peers are for orientation; some take a second for each row.
 const PEER_ROUNDS: u32 = 3;
 
@@ -93,7 +94,8 @@ impl Measurer {
 
     pub fn measure(&self, row: &Row) -> Result<Measured, Problem> {
         let whole = matches!(row.kind, Kind::Whole(_));
-        let rounds = if whole { self.pairs.saturating_mul(WHOLE_FACTOR) } else { self.pairs };
+        let unsteady = whole || row.name.ends_with("_pingpong");
+        let rounds = self.pairs.saturating_mul(if unsteady { UNSTEADY_FACTOR } else { 1 });
         // Whole processes are run without --json: printing is not what is measured.
         let inside = Side::Coracle(if whole { Vec::new() } else { vec!["--json"] });
         let mut pairs: Vec<(f64, f64)> = Vec::new();

@@ -48,7 +48,7 @@ pub struct BenchArgs {
     peers: bool,
 
     /// Pairs of runs for each row.
-    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pairs: u32,
 
     /// List the rows and what each measures.
