@@ -38,6 +38,8 @@ pub struct Stats {
 /// One sandbox.
 pub struct World {
     pub platform: Arc<dyn Platform>,
+    /// Mounts, locks and watches of files.
+    pub vfs: crate::fs::Vfs,
     pub config: WorldConfig,
     /// Who exists. See the lock order in [`crate::task`].
     pub tree: Mutex<Tree>,
@@ -51,11 +53,12 @@ pub struct World {
 
 impl World {
     /// An empty world.
-    pub fn new(platform: Arc<dyn Platform>, config: WorldConfig) -> Arc<World> {
+    pub fn new(platform: Arc<dyn Platform>, config: WorldConfig, vfs: crate::fs::Vfs) -> Arc<World> {
         Arc::new(World {
             hostname: Mutex::new(config.hostname.clone().into_bytes()),
             domainname: Mutex::new(b"(none)".to_vec()),
             platform,
+            vfs,
             config,
             tree: Mutex::default(),
             boot: Instant::now(),

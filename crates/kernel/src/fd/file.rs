@@ -115,6 +115,12 @@ pub trait File: Send + Sync + 'static {
         String::from("anon_inode:[unknown]")
     }
 
+    /// Opens the same object once more, through `/proc/self/fd/N`. `within`: the descriptor it goes through has
+    /// all the rights asked for. Objects whose ends differ (pipes) decide for themselves.
+    fn reopen(self: Arc<Self>, _flags: u32, _within: bool) -> Result<Arc<dyn File>> {
+        Err(Errno::ENXIO)
+    }
+
     /// For calls that work on one kind only.
     fn as_any(&self) -> &dyn Any;
 }

@@ -1,7 +1,7 @@
 //! Open files and descriptor tables.
 
-mod file;
+pub mod file;
 mod table;
 
-pub use file::{File, Io, OpenFile};
+pub use file::{DirEntry, File, Io, Mapped, OpenFile};
 pub use table::{FdEntry, FdTable};

@@ -1,23 +1,74 @@
-//! File systems: the mount table, path lookup, and the kinds of file systems.
+//! File systems: nodes, names, mounts, path walks, and the kinds of file systems.
+//!
+//! [`Inode`] is what a kind of file system implements. [`Dentry`] gives inodes names and parents, [`Mount`]
+//! hangs trees into one another, [`walk`] leads from a path to a [`PathRef`]. The calls in
+//! [`crate::syscalls`] work on these only.
+//!
+//! Lock order: [`Vfs::rename`], then the list of mounts, then one dentry's children (parent before child),
+//! then a dentry's place, then a file system's own locks. No dentry lock is held across a host call.
 
-use std::sync::Arc;
+pub mod anon;
+mod context;
+mod dentry;
+pub mod dev;
+mod dir;
+mod inode;
+mod mount;
+pub mod perm;
+pub mod walk;
 
-/// A node of a file system.
-pub trait Inode: Send + Sync + 'static {}
+pub use context::FsContext;
+pub use dentry::{Dentry, PathRef};
+pub use dir::DirFile;
+pub use inode::{FileSystem, Inode, Listed, NewNode, Opening, SetAttr, SetTime, Slot, Target, Who};
+pub use mount::{Mount, MountFlags, MountTable};
+pub use perm::Access;
+pub use walk::{Last, Resolve, Walk};
 
-/// A place in the tree of mounts: what a descriptor was opened at.
-#[derive(Clone)]
-pub struct PathRef {
-    pub inode: Arc<dyn Inode>,
+use parking_lot::Mutex;
+
+/// What the file side of one sandbox shares; a field of the [`crate::world::World`].
+pub struct Vfs {
+    pub mounts: MountTable,
+    /// Held while a directory changes its parent, so that ancestry checks hold (`s_vfs_rename_mutex`).
+    pub rename: Mutex<()>,
 }
 
-/// What tasks share with `CLONE_FS`: root, current directory, umask.
-#[derive(Default)]
-pub struct FsContext {}
-
-impl FsContext {
-    /// A copy for `fork`.
-    pub fn duplicate(&self) -> FsContext {
-        FsContext {}
+impl Vfs {
+    /// With `root` mounted at `/`.
+    pub fn new(root: std::sync::Arc<dyn FileSystem>, flags: MountFlags) -> Vfs {
+        Vfs { mounts: MountTable::new(root, flags), rename: Mutex::new(()) }
     }
+}
+
+/// The type bits of a mode (`S_IFMT`).
+pub const S_IFMT: u32 = 0o170_000;
+pub const S_IFSOCK: u32 = 0o140_000;
+pub const S_IFLNK: u32 = 0o120_000;
+pub const S_IFREG: u32 = 0o100_000;
+pub const S_IFBLK: u32 = 0o060_000;
+pub const S_IFDIR: u32 = 0o040_000;
+pub const S_IFCHR: u32 = 0o020_000;
+pub const S_IFIFO: u32 = 0o010_000;
+
+/// The `DT_*` value that `getdents64` reports for a mode.
+pub const fn dirent_kind(mode: u32) -> u8 {
+    ((mode & S_IFMT) >> 12) as u8
+}
+
+/// A device number as Linux encodes it for user space (`new_encode_dev`, include/linux/kdev_t.h).
+pub const fn make_dev(major: u32, minor: u32) -> u64 {
+    ((minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)) as u64
+}
+
+/// Major and minor of an encoded device number.
+pub const fn split_dev(dev: u64) -> (u32, u32) {
+    let dev = dev as u32;
+    ((dev >> 8) & 0xfff, (dev & 0xff) | ((dev >> 12) & 0xfff00))
+}
+
+/// The time that file systems stamp with (`current_time()` is as coarse).
+pub fn now() -> crate::abi::types::Timespec {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+    crate::abi::types::Timespec { tv_sec: now.tv_sec, tv_nsec: now.tv_nsec }
 }

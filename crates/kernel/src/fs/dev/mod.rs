@@ -1,0 +1,1 @@
+//! Device files, and the streams that the sandbox inherits.

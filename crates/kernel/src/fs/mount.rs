@@ -1,0 +1,257 @@
+//! The tree of mounts.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use bitflags::bitflags;
+use parking_lot::{Mutex, RwLock};
+
+use super::{Dentry, FileSystem, Inode, PathRef};
+use crate::{Errno, Result};
+
+bitflags! {
+    /// Mount flags, with the values of `statfs(2)`'s `f_flags`.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct MountFlags: u32 {
+        const RDONLY = 1;
+        const NOSUID = 2;
+        const NODEV = 4;
+        const NOEXEC = 8;
+        const NOATIME = 1024;
+        const NODIRATIME = 2048;
+        const RELATIME = 4096;
+    }
+}
+
+/// A file system at a place in the tree.
+pub struct Mount {
+    pub id: u64,
+    pub fs: Arc<dyn FileSystem>,
+    pub root: Arc<Dentry>,
+    flags: AtomicU32,
+    /// Where it is mounted; `None` for the root and for what is in no tree.
+    place: Mutex<Option<PathRef>>,
+    /// `fs.volatile()`, asked once.
+    pub(super) volatile: bool,
+}
+
+impl Mount {
+    fn new(id: u64, fs: Arc<dyn FileSystem>, root: Arc<Dentry>, flags: MountFlags) -> Arc<Mount> {
+        let volatile = fs.volatile();
+        Arc::new(Mount { id, fs, root, flags: AtomicU32::new(flags.bits()), place: Mutex::default(), volatile })
+    }
+
+    /// Its flags.
+    pub fn flags(&self) -> MountFlags {
+        MountFlags::from_bits_truncate(self.flags.load(Ordering::Relaxed))
+    }
+
+    /// Changes them (`MS_REMOUNT`).
+    pub fn set_flags(&self, flags: MountFlags) {
+        self.flags.store(flags.bits(), Ordering::Relaxed);
+    }
+
+    /// `EROFS` if it may not be written to.
+    pub fn writable(&self) -> Result<()> {
+        if self.flags().contains(MountFlags::RDONLY) { Err(Errno::EROFS) } else { Ok(()) }
+    }
+
+    /// Where it is mounted.
+    pub fn place(&self) -> Option<PathRef> {
+        self.place.lock().clone()
+    }
+
+    /// Its top directory as a place.
+    pub fn top(self: &Arc<Mount>) -> PathRef {
+        PathRef { mount: self.clone(), dentry: self.root.clone() }
+    }
+}
+
+/// How many recently used names are kept although nobody holds them.
+const RECENT: usize = 4096;
+
+/// All mounts of a sandbox.
+pub struct MountTable {
+    /// In mount order; the first is the root.
+    list: RwLock<Vec<Arc<Mount>>>,
+    /// Holds nodes outside every tree: pipes, sockets, memfds.
+    pub anonymous: Arc<Mount>,
+    next: AtomicU64,
+    recent: Mutex<VecDeque<Arc<Dentry>>>,
+}
+
+impl MountTable {
+    /// With `root` mounted at `/`.
+    pub fn new(root: Arc<dyn FileSystem>, flags: MountFlags) -> MountTable {
+        let top = Dentry::top(root.root(), b"");
+        let nowhere = Arc::new(super::anon::AnonFs);
+        let nowhere_top = Dentry::top(nowhere.root(), b"anon_inode:");
+        MountTable {
+            list: RwLock::new(vec![Mount::new(1, root, top, flags)]),
+            anonymous: Mount::new(0, nowhere, nowhere_top, MountFlags::empty()),
+            next: AtomicU64::new(2),
+            recent: Mutex::default(),
+        }
+    }
+
+    /// The root directory.
+    pub fn root(&self) -> PathRef {
+        // The list always has its first element; `anonymous` stands in for the impossible.
+        self.list.read().first().unwrap_or(&self.anonymous).top()
+    }
+
+    /// All mounts, in mount order.
+    pub fn list(&self) -> Vec<Arc<Mount>> {
+        self.list.read().clone()
+    }
+
+    /// Mounts `fs` over `place`. `ENOTDIR` if one is a directory and the other is not.
+    pub fn mount(&self, fs: Arc<dyn FileSystem>, place: &PathRef, flags: MountFlags) -> Result<Arc<Mount>> {
+        let root = fs.root();
+        self.mount_inode(fs, root, place, flags)
+    }
+
+    /// Mounts the part of `fs` below `root`; `root` may be a file (a bind mount of one file).
+    pub fn mount_inode(
+        &self,
+        fs: Arc<dyn FileSystem>,
+        root: Arc<dyn Inode>,
+        place: &PathRef,
+        flags: MountFlags,
+    ) -> Result<Arc<Mount>> {
+        if root.is_dir() != place.inode().is_dir() {
+            return Err(Errno::ENOTDIR);
+        }
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let mount = Mount::new(id, fs, Dentry::top(root, b""), flags);
+        *mount.place.lock() = Some(place.clone());
+        self.list.write().push(mount.clone());
+        place.dentry.set_mounted(true);
+        Ok(mount)
+    }
+
+    /// Removes a mount that nothing is mounted below; `EBUSY`, `EINVAL` for the root.
+    pub fn unmount(&self, mount: &Arc<Mount>) -> Result<()> {
+        let mut list = self.list.write();
+        let place = mount.place().ok_or(Errno::EINVAL)?;
+        if list.iter().any(|other| other.place().is_some_and(|at| Arc::ptr_eq(&at.mount, mount))) {
+            return Err(Errno::EBUSY);
+        }
+        list.retain(|other| !Arc::ptr_eq(other, mount));
+        let still = list.iter().any(|o| o.place().is_some_and(|at| Arc::ptr_eq(&at.dentry, &place.dentry)));
+        place.dentry.set_mounted(still);
+        Ok(())
+    }
+
+    /// What is seen at `place`: the top of what is mounted over it, if anything is.
+    pub fn cross(&self, mut place: PathRef) -> PathRef {
+        while place.dentry.mounted() {
+            let list = self.list.read();
+            let over = list.iter().rev().find(|mount| mount.place().is_some_and(|at| at.same(&place)));
+            match over {
+                Some(mount) => place = mount.top(),
+                None => break,
+            }
+        }
+        place
+    }
+
+    /// A place in no tree for `inode`, which shows as `name`.
+    pub fn nowhere(&self, inode: Arc<dyn Inode>, name: &[u8]) -> PathRef {
+        PathRef { mount: self.anonymous.clone(), dentry: Dentry::top(inode, name) }
+    }
+
+    /// Keeps a name that was just looked up for a while (a clock with a second chance).
+    pub(super) fn remember(&self, dentry: &Arc<Dentry>) {
+        let mut dropped = None;
+        let mut recent = self.recent.lock();
+        if recent.len() >= RECENT {
+            for _ in 0..RECENT {
+                match recent.pop_front() {
+                    Some(old) if old.used.swap(false, Ordering::Relaxed) => recent.push_back(old),
+                    other => {
+                        dropped = other;
+                        break;
+                    }
+                }
+            }
+        }
+        recent.push_back(dentry.clone());
+        drop(recent);
+        drop(dropped);
+    }
+
+    /// Text of `/proc/PID/mounts` as seen from `root`.
+    pub fn text(&self, root: &PathRef) -> String {
+        let mut text = String::new();
+        for mount in self.list() {
+            let (path, reachable) = mount.top().path_from(root);
+            if !reachable {
+                continue;
+            }
+            let path = escape(&path);
+            let source = escape(mount.fs.source().as_bytes());
+            let (kind, extra) = (mount.fs.kind(), mount.fs.options());
+            text.push_str(&format!("{source} {path} {kind} {}{extra} 0 0\n", mount.flags().text()));
+        }
+        text
+    }
+
+    /// Text of `/proc/PID/mountinfo` as seen from `root`.
+    pub fn info_text(&self, root: &PathRef) -> String {
+        let mut text = String::new();
+        for mount in self.list() {
+            let (path, reachable) = mount.top().path_from(root);
+            if !reachable {
+                continue;
+            }
+            let parent = mount.place().map_or(mount.id, |place| place.mount.id);
+            let (major, minor) = super::split_dev(mount.fs.dev());
+            let flags = mount.flags();
+            let super_flags = if flags.contains(MountFlags::RDONLY) { "ro" } else { "rw" };
+            text.push_str(&format!(
+                "{} {parent} {major}:{minor} / {} {} - {} {} {super_flags}{}\n",
+                mount.id,
+                escape(&path),
+                flags.text(),
+                mount.fs.kind(),
+                escape(mount.fs.source().as_bytes()),
+                mount.fs.options(),
+            ));
+        }
+        text
+    }
+}
+
+impl MountFlags {
+    /// As `/proc/mounts` lists them (`show_mnt_opts`, fs/proc_namespace.c).
+    fn text(self) -> String {
+        let mut text = String::from(if self.contains(MountFlags::RDONLY) { "ro" } else { "rw" });
+        for (flag, name) in [
+            (MountFlags::NOSUID, ",nosuid"),
+            (MountFlags::NODEV, ",nodev"),
+            (MountFlags::NOEXEC, ",noexec"),
+            (MountFlags::NOATIME, ",noatime"),
+            (MountFlags::NODIRATIME, ",nodiratime"),
+            (MountFlags::RELATIME, ",relatime"),
+        ] {
+            if self.contains(flag) {
+                text.push_str(name);
+            }
+        }
+        text
+    }
+}
+
+/// `mangle()`: blanks and backslashes become octal escapes.
+fn escape(text: &[u8]) -> String {
+    let mut out = String::new();
+    for &byte in text {
+        match byte {
+            b' ' | b'\t' | b'\n' | b'\\' | b'#' => out.push_str(&format!("\\{byte:03o}")),
+            _ => out.push(char::from(byte)),
+        }
+    }
+    out
+}
