@@ -52,7 +52,8 @@ fn export(elf: &[u8], out: &Path) {
     symbols.sort_by_key(|symbol| symbol.address());
     for symbol in symbols {
         let name = symbol.name().unwrap_or_default();
-        let plain = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+        let plain = !name.is_empty()
+            && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
         if plain && !name.starts_with("_R") && !name.starts_with("_ZN") {
             let constant = name.trim_start_matches('_').to_uppercase();
             labels += &format!("/// Offset of `{name}`.\npub const {constant}: u64 = {:#x};\n", symbol.address());

@@ -11,6 +11,11 @@ pub use errno::Errno;
 /// Linux's own constants (`O_*`, `S_*`, `MAP_*`, …).
 pub use linux_raw_sys::general as linux;
 
+/// Numbers of `ioctl(2)` commands.
+pub use linux_raw_sys::ioctl;
+/// Constants of sockets and of the network.
+pub use linux_raw_sys::{net, netlink};
+
 /// Size of a page. x86-64 has one base page size.
 pub const PAGE_SIZE: u64 = 4096;
 

@@ -70,16 +70,25 @@ impl WaitQueue {
 
     /// Tells everybody in the queue.
     pub fn wake_all(&self) {
-        let woken: Vec<_> = {
+        // The usual few waiters need no allocation.
+        let mut few: [Option<Arc<dyn Wake>>; 4] = [const { None }; 4];
+        let mut more = Vec::new();
+        {
             let entries = self.0.lock();
-            if entries.list.is_empty() {
-                return;
+            let mut woken = entries.list.iter().filter_map(|(_, wake)| wake.upgrade());
+            for (place, wake) in few.iter_mut().zip(&mut woken) {
+                *place = Some(wake);
             }
-            entries.list.iter().filter_map(|(_, wake)| wake.upgrade()).collect()
-        };
-        for wake in woken {
+            more.extend(woken);
+        }
+        for wake in few.into_iter().flatten().chain(more) {
             wake.wake();
         }
+    }
+
+    /// Nobody is in the queue.
+    pub fn is_empty(&self) -> bool {
+        self.0.lock().list.is_empty()
     }
 
     /// Enters `wake` until the entry is dropped.
@@ -105,6 +114,8 @@ impl Drop for Entry {
 #[derive(Default)]
 pub struct PollTable {
     wake: Option<Arc<dyn Wake>>,
+    /// What the waiter cares for; `None`: everything.
+    interest: Option<Events>,
     entries: Vec<Entry>,
     host: Vec<(Arc<OwnedFd>, Events)>,
 }
@@ -118,6 +129,18 @@ impl PollTable {
     /// Enters `wake` wherever it is told to watch.
     pub fn register(wake: Arc<dyn Wake>) -> PollTable {
         PollTable { wake: Some(wake), ..PollTable::default() }
+    }
+
+    /// As `register`, for a waiter that cares for `interest` only (errors always count).
+    pub fn register_for(wake: Arc<dyn Wake>, interest: Events) -> PollTable {
+        PollTable { wake: Some(wake), interest: Some(interest | Events::ALWAYS), ..PollTable::default() }
+    }
+
+    /// As `watch`, for a queue that is told of changes of `events` only.
+    pub fn watch_for(&mut self, queue: &WaitQueue, events: Events) {
+        if self.interest.is_none_or(|interest| interest.intersects(events)) {
+            self.watch(queue);
+        }
     }
 
     /// Changes of this object's state are told through `queue`. Call it before looking at the state.

@@ -49,6 +49,8 @@ pub struct World {
     /// When the world began, on the host's monotonic clock.
     pub boot: Instant,
     pub stats: Stats,
+    /// Names and objects of the socket layer and of System V and POSIX IPC.
+    pub ipc: crate::ipc::Ipc,
 }
 
 impl World {
@@ -62,6 +64,7 @@ impl World {
             config,
             tree: Mutex::default(),
             boot: Instant::now(),
+            ipc: crate::ipc::Ipc::default(),
             stats: Stats {
                 calls: (0..512).map(|_| AtomicU64::new(0)).collect(),
                 unknown: (0..512).map(|_| AtomicBool::new(false)).collect(),

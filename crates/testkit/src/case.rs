@@ -83,9 +83,7 @@ impl Case {
     pub fn guest(name: impl Into<String>, guest: Guest, args: &[&str]) -> Self {
         let program = format!("./{}", guest.name());
         let mut case = Case::new(name, &[]);
-        case.argv = std::iter::once(program)
-            .chain(args.iter().map(|&a| a.to_owned()))
-            .collect();
+        case.argv = std::iter::once(program).chain(args.iter().map(|&a| a.to_owned())).collect();
         case.guest = Some(guest);
         case
     }
@@ -96,11 +94,7 @@ impl Case {
     }
 
     pub fn file_mode(mut self, path: &str, content: impl Into<Content>, mode: u32) -> Self {
-        self.files.push(InputFile {
-            path: path.to_owned(),
-            content: content.into(),
-            mode,
-        });
+        self.files.push(InputFile { path: path.to_owned(), content: content.into(), mode });
         self
     }
 

@@ -20,9 +20,7 @@ struct Run {
 
 pub(crate) fn run(case: &Case, guest: Option<&Path>, target: &Target) -> Result<(), String> {
     // The same path for both runs, because programs print it; the name is short because sun_path is.
-    let dir = target
-        .scratch
-        .join(case.name.replace("::", "-").replace('/', "_"));
+    let dir = target.scratch.join(case.name.replace("::", "-").replace('/', "_"));
     let result = compare(case, guest, target, &dir);
     if !target.keep {
         let _ = remove(&dir);
@@ -34,22 +32,14 @@ fn compare(case: &Case, guest: Option<&Path>, target: &Target, dir: &Path) -> Re
     let input = dir.with_extension("stdin");
     let native = perform(case, guest, None, dir, &input)?;
     if let End::Hang(report) = &native.outcome.end {
-        return Err(format!(
-            "{}hangs natively:\n{report}{}",
-            case.name,
-            tail(&native.outcome)
-        ));
+        return Err(format!("{}hangs natively:\n{report}{}", case.name, tail(&native.outcome)));
     }
     for round in 0..target.repeat {
         let inside = (!target.is_native()).then_some(target);
         let second = perform(case, guest, inside, dir, &input)?;
         let text = differences(&native, &second, target);
         if !text.is_empty() {
-            let again = if round == 0 {
-                String::new()
-            } else {
-                format!(" in round {round}")
-            };
+            let again = if round == 0 { String::new() } else { format!(" in round {round}") };
             return Err(format!(
                 "{} differs{again}\n$ {}\n{text}{}",
                 case.name,
@@ -79,24 +69,16 @@ fn perform(
         Ok(file) => Stdio::from(file),
         Err(_) => Stdio::null(),
     });
-    let outcome =
-        exec::run(command, case.timeout).map_err(|e| failed(&format!("run {shown}"), e))?;
+    let outcome = exec::run(command, case.timeout).map_err(|e| failed(&format!("run {shown}"), e))?;
     let _ = fs::remove_file(input);
     let mut tree = Tree::read(dir).map_err(|e| failed("read the tree that is left", e))?;
     tree.forget(&case.may_differ);
-    Ok(Run {
-        outcome,
-        tree,
-        command: shown,
-    })
+    Ok(Run { outcome, tree, command: shown })
 }
 
 fn set_up(case: &Case, guest: Option<&Path>, dir: &Path, input: &Path) -> io::Result<()> {
     remove(dir)?;
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(dir)?;
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(dir)?;
     fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
     for file in &case.files {
         let path = dir.join(&file.path);
@@ -120,11 +102,7 @@ fn remove(dir: &Path) -> io::Result<()> {
     match fs::remove_dir_all(dir) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-            let _ = Command::new("/bin/chmod")
-                .arg("-R")
-                .arg("u+rwX")
-                .arg(dir)
-                .status();
+            let _ = Command::new("/bin/chmod").arg("-R").arg("u+rwX").arg(dir).status();
             fs::remove_dir_all(dir)
         }
         other => other,
@@ -132,24 +110,17 @@ fn remove(dir: &Path) -> io::Result<()> {
 }
 
 fn environment(case: &Case, dir: &Path) -> Vec<(String, String)> {
-    let mut env: Vec<(String, String)> = [
-        ("PATH", "/usr/bin:/bin:/usr/sbin:/sbin"),
-        ("LC_ALL", "C.UTF-8"),
-        ("TZ", "UTC"),
-        ("TERM", "dumb"),
-    ]
-    .map(|(k, v)| (k.to_owned(), v.to_owned()))
-    .into();
+    let mut env: Vec<(String, String)> =
+        [("PATH", "/usr/bin:/bin:/usr/sbin:/sbin"), ("LC_ALL", "C.UTF-8"), ("TZ", "UTC"), ("TERM", "dumb")]
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .into();
     env.push(("HOME".to_owned(), dir.to_string_lossy().into_owned()));
     env.extend(case.env.iter().cloned());
     env
 }
 
 fn native_command(case: &Case, dir: &Path) -> Command {
-    let (program, args) = case
-        .argv
-        .split_first()
-        .map_or(("", &[][..]), |(p, a)| (p.as_str(), a));
+    let (program, args) = case.argv.split_first().map_or(("", &[][..]), |(p, a)| (p.as_str(), a));
     let mut command = Command::new(program);
     command.args(args).current_dir(dir).env_clear();
     command.envs(environment(case, dir));
@@ -162,12 +133,7 @@ fn inside_command(case: &Case, target: &Target, dir: &Path) -> Command {
     if target.platform != "auto" {
         command.arg("--platform").arg(&target.platform);
     }
-    command
-        .arg("--write")
-        .arg(dir)
-        .arg("--workdir")
-        .arg(dir)
-        .arg("--env-clear");
+    command.arg("--write").arg(dir).arg("--workdir").arg(dir).arg("--env-clear");
     for (key, value) in environment(case, dir) {
         command.arg("--env").arg(format!("{key}={value}"));
     }
@@ -194,24 +160,13 @@ fn show(command: &Command) -> String {
 }
 
 fn differences(native: &Run, second: &Run, target: &Target) -> String {
-    let names = (
-        "native",
-        if target.is_native() {
-            "again"
-        } else {
-            "inside"
-        },
-    );
+    let names = ("native", if target.is_native() { "again" } else { "inside" });
     let mut out = String::new();
     let (a, b) = (&native.outcome, &second.outcome);
     match (&a.end, &b.end) {
         (x, y) if x == y => {}
         (_, End::Hang(report)) => {
-            let _ = writeln!(
-                out,
-                "{} hangs; its tasks when the time was up:\n{report}",
-                names.1
-            );
+            let _ = writeln!(out, "{} hangs; its tasks when the time was up:\n{report}", names.1);
         }
         (End::Status(x), End::Status(y)) => {
             let (x, y) = (status(*x), status(*y));
@@ -224,11 +179,7 @@ fn differences(native: &Run, second: &Run, target: &Target) -> String {
         out += &line_diff(&a.stdout, &b.stdout);
     }
     if a.orphans != b.orphans {
-        let _ = writeln!(
-            out,
-            "left processes behind: {} {}, {} {}",
-            names.0, a.orphans, names.1, b.orphans
-        );
+        let _ = writeln!(out, "left processes behind: {} {}, {} {}", names.0, a.orphans, names.1, b.orphans);
     }
     let trees = native.tree.diff(&second.tree, names);
     if !trees.is_empty() {
@@ -250,21 +201,12 @@ fn line_diff(native: &[u8], inside: &[u8]) -> String {
     const CONTEXT: usize = 2;
     const SHOWN: usize = 30;
     let split = |bytes: &[u8]| -> Vec<String> {
-        bytes
-            .split_inclusive(|&b| b == b'\n')
-            .map(|l| l.escape_ascii().to_string())
-            .collect()
+        bytes.split_inclusive(|&b| b == b'\n').map(|l| l.escape_ascii().to_string()).collect()
     };
     let (a, b) = (split(native), split(inside));
     let head = a.iter().zip(&b).take_while(|(x, y)| x == y).count();
     let most = a.len().min(b.len()) - head;
-    let foot = a
-        .iter()
-        .rev()
-        .zip(b.iter().rev())
-        .take(most)
-        .take_while(|(x, y)| x == y)
-        .count();
+    let foot = a.iter().rev().zip(b.iter().rev()).take(most).take_while(|(x, y)| x == y).count();
     let mut out = String::new();
     for line in a.iter().take(head).skip(head.saturating_sub(CONTEXT)) {
         let _ = writeln!(out, "  {head:>5}   {line}");
@@ -272,11 +214,7 @@ fn line_diff(native: &[u8], inside: &[u8]) -> String {
     for (mark, lines) in [('-', &a), ('+', &b)] {
         let part = lines.len() - head - foot;
         for line in lines.iter().skip(head).take(part.min(SHOWN)) {
-            let _ = writeln!(
-                out,
-                "  {head:>5} {mark} {}",
-                line.chars().take(300).collect::<String>()
-            );
+            let _ = writeln!(out, "  {head:>5} {mark} {}", line.chars().take(300).collect::<String>());
         }
         if part > SHOWN {
             let _ = writeln!(out, "        {mark} … {} more lines", part - SHOWN);

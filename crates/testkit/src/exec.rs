@@ -34,11 +34,7 @@ pub(crate) enum End {
 }
 
 pub(crate) fn run(mut command: Command, timeout: Duration) -> io::Result<Outcome> {
-    let mut child = command
-        .process_group(0)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
+    let mut child = command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let stdout = collect(child.stdout.take());
     let stderr = collect(child.stderr.take());
     let end = match wait(&mut child, timeout)? {
@@ -81,10 +77,7 @@ fn wait(child: &mut Child, timeout: Duration) -> io::Result<Option<ExitStatus>> 
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let millis = i64::try_from(left.as_millis()).unwrap_or(i64::MAX);
-        let limit = rustix::event::Timespec {
-            tv_sec: millis / 1000,
-            tv_nsec: (millis % 1000) * 1_000_000,
-        };
+        let limit = rustix::event::Timespec { tv_sec: millis / 1000, tv_nsec: (millis % 1000) * 1_000_000 };
         let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
         match poll(&mut fds, Some(&limit)) {
             Ok(0) if left.is_zero() => return Ok(None),
@@ -107,11 +100,7 @@ fn shell_status(status: ExitStatus) -> i32 {
 fn family(pid: u32) -> Vec<u32> {
     let mut parents = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(id) = entry
-            .file_name()
-            .to_str()
-            .and_then(|n| n.parse::<u32>().ok())
-        else {
+        let Some(id) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else {
             continue;
         };
         if let Some(parent) = parent_of(id) {
@@ -121,12 +110,7 @@ fn family(pid: u32) -> Vec<u32> {
     let mut family = vec![pid];
     let mut next = 0;
     while let Some(&parent) = family.get(next) {
-        family.extend(
-            parents
-                .iter()
-                .filter(|&&(_, p)| p == parent)
-                .map(|&(id, _)| id),
-        );
+        family.extend(parents.iter().filter(|&&(_, p)| p == parent).map(|&(id, _)| id));
         next += 1;
     }
     family
@@ -150,21 +134,12 @@ fn kill_tree(pid: u32) {
 fn describe(pid: u32) -> String {
     let mut out = String::new();
     for id in family(pid) {
-        for task in fs::read_dir(format!("/proc/{id}/task"))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
+        for task in fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten() {
             let read = |file| {
-                fs::read_to_string(task.path().join(file))
-                    .map(|t| t.trim_end().to_owned())
-                    .unwrap_or_default()
+                fs::read_to_string(task.path().join(file)).map(|t| t.trim_end().to_owned()).unwrap_or_default()
             };
             let status = read("status");
-            let state = status
-                .lines()
-                .find(|l| l.starts_with("State:"))
-                .unwrap_or("State: ?");
+            let state = status.lines().find(|l| l.starts_with("State:")).unwrap_or("State: ?");
             let _ = writeln!(
                 out,
                 "  {id}/{} {} {state} wchan={} syscall={}",

@@ -28,11 +28,7 @@ pub enum Variant {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Guest {
     /// `guests/c/NAME.c`
-    C {
-        name: String,
-        variant: Variant,
-        libraries: Vec<String>,
-    },
+    C { name: String, variant: Variant, libraries: Vec<String> },
     /// The binary NAME of the nested workspace `guests/rust`.
     Rust { name: String },
     /// `guests/go/NAME.go`
@@ -61,12 +57,7 @@ impl Guest {
         static BUILT: Mutex<Option<HashMap<Guest, Arc<OnceLock<Built>>>>> = Mutex::new(None);
         let cell = {
             let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(
-                built
-                    .get_or_insert_default()
-                    .entry(self.clone())
-                    .or_default(),
-            )
+            Arc::clone(built.get_or_insert_default().entry(self.clone()).or_default())
         };
         cell.get_or_init(|| self.compile()).clone()
     }
@@ -75,11 +66,7 @@ impl Guest {
         let out = target_dir().join("guests");
         let fail = |e: io::Error| BuildError::Failed(format!("cannot build {}: {e}", self.name()));
         match self {
-            Guest::C {
-                name,
-                variant,
-                libraries,
-            } => {
+            Guest::C { name, variant, libraries } => {
                 let dir = repository().join("guests/c");
                 let source = dir.join(format!("{name}.c"));
                 let binary = out.join(format!("c/{name}-{variant:?}"));
@@ -89,15 +76,7 @@ impl Guest {
                 }
                 let fresh = out.join(format!("c/.{name}-{variant:?}.{}", std::process::id()));
                 let mut cc = variant.compiler()?;
-                cc.args([
-                    "-O1",
-                    "-g",
-                    "-Wall",
-                    "-Wextra",
-                    "-pthread",
-                    "-D_GNU_SOURCE",
-                    "-o",
-                ]);
+                cc.args(["-O1", "-g", "-Wall", "-Wextra", "-pthread", "-D_GNU_SOURCE", "-o"]);
                 run(cc.arg(&fresh).arg(source).args(libraries))?;
                 // Renamed when whole: another test process may be building it, too.
                 fs::rename(fresh, &binary).map_err(fail)?;
@@ -107,9 +86,7 @@ impl Guest {
                 let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
                 let mut build = Command::new(cargo);
                 build.args(["build", "--quiet", "--release", "--offline", "--bin", name]);
-                build
-                    .arg("--manifest-path")
-                    .arg(repository().join("guests/rust/Cargo.toml"));
+                build.arg("--manifest-path").arg(repository().join("guests/rust/Cargo.toml"));
                 build.arg("--target-dir").arg(out.join("rust"));
                 run(&mut build)?;
                 Ok(out.join("rust/release").join(name))
@@ -121,13 +98,8 @@ impl Guest {
                 }
                 let binary = out.join("go").join(name);
                 let mut build = Command::new(go);
-                build
-                    .env("GOCACHE", out.join("go/cache"))
-                    .env("GO111MODULE", "off");
-                build
-                    .env("CGO_ENABLED", "0")
-                    .args(["build", "-o"])
-                    .arg(&binary);
+                build.env("GOCACHE", out.join("go/cache")).env("GO111MODULE", "off");
+                build.env("CGO_ENABLED", "0").args(["build", "-o"]).arg(&binary);
                 run(build.arg(repository().join(format!("guests/go/{name}.go"))))?;
                 Ok(binary)
             }
@@ -172,16 +144,11 @@ impl Variant {
 }
 
 fn no_compiler(path: &Path, package: &str) -> BuildError {
-    BuildError::NoCompiler(format!(
-        "needs {} from Debian package {package}",
-        path.display()
-    ))
+    BuildError::NoCompiler(format!("needs {} from Debian package {package}", path.display()))
 }
 
 fn run(command: &mut Command) -> Result<(), BuildError> {
-    let output = command
-        .output()
-        .map_err(|e| BuildError::Failed(format!("cannot run {command:?}: {e}")))?;
+    let output = command.output().map_err(|e| BuildError::Failed(format!("cannot run {command:?}: {e}")))?;
     if output.status.success() {
         return Ok(());
     }
@@ -217,10 +184,7 @@ impl Head {
             fails: HashMap::new(),
         };
         let comment = source.split("*/").next().unwrap_or_default();
-        for line in comment
-            .lines()
-            .map(|l| l.trim_start_matches([' ', '*', '/']))
-        {
+        for line in comment.lines().map(|l| l.trim_start_matches([' ', '*', '/'])) {
             let Some((key, value)) = line.split_once(':') else {
                 continue;
             };
@@ -229,8 +193,7 @@ impl Head {
                 "build" => {
                     for word in words {
                         let variant = Variant::from_word(word);
-                        head.variants
-                            .push(variant.ok_or(format!("unknown variant {word}"))?);
+                        head.variants.push(variant.ok_or(format!("unknown variant {word}"))?);
                     }
                 }
                 "libs" => head.libraries = words.map(str::to_owned).collect(),
@@ -284,11 +247,7 @@ pub fn fixtures() -> Result<Vec<Case>, String> {
 }
 
 fn fixture(name: &str, case: &str, variant: Variant, head: &Head) -> Case {
-    let guest = Guest::C {
-        name: name.to_owned(),
-        variant,
-        libraries: head.libraries.clone(),
-    };
+    let guest = Guest::C { name: name.to_owned(), variant, libraries: head.libraries.clone() };
     let test = format!("{name}::{case}{}", variant.suffix());
     let built = Case::guest(test, guest, &[case]).timeout(head.timeout);
     match head.fails.get(case) {
@@ -303,7 +262,8 @@ mod tests {
 
     #[test]
     fn the_head_of_a_fixture_is_read() {
-        let text = "/* What it is.\n * build: static musl\n * fails: two not yet\n */\nCASE(one) {}\nCASE(two) {}\n";
+        let text =
+            "/* What it is.\n * build: static musl\n * fails: two not yet\n */\nCASE(one) {}\nCASE(two) {}\n";
         let head = Head::parse(text).expect("a good head");
         assert_eq!(head.variants, [Variant::Static, Variant::Musl]);
         assert_eq!(head.cases, ["one", "two"]);

@@ -16,10 +16,7 @@ pub fn run(cases: Vec<Case>) -> ExitCode {
     let target = Arc::new(Target::from_environment());
     // What a program inherits is the same on every machine.
     umask(rustix::fs::Mode::from_raw_mode(0o022));
-    let no_core = Rlimit {
-        current: Some(0),
-        maximum: Some(0),
-    };
+    let no_core = Rlimit { current: Some(0), maximum: Some(0) };
     let _ = setrlimit(Resource::Core, no_core);
 
     let trials = cases.into_iter().map(|case| trial(case, &target)).collect();
@@ -33,11 +30,7 @@ pub fn run(cases: Vec<Case>) -> ExitCode {
 
 fn trial(case: Case, target: &Arc<Target>) -> Trial {
     let target = Arc::clone(target);
-    let kind = if case.expected_failure.is_some() && !target.is_native() {
-        "expected failure"
-    } else {
-        ""
-    };
+    let kind = if case.expected_failure.is_some() && !target.is_native() { "expected failure" } else { "" };
     Trial::ignorable_test(case.name.clone(), move || judge(&case, &target)).with_kind(kind)
 }
 
@@ -58,10 +51,9 @@ fn judge(case: &Case, target: &Target) -> Result<Completion, Failed> {
     let result = compare::run(case, guest.as_deref(), target);
     report(case, target, result.as_ref().err());
     match (result, &case.expected_failure) {
-        (Ok(()), Some(reason)) if !target.is_native() => Err(format!(
-            "passes, but is marked as an expected failure ({reason}): take the mark away"
-        )
-        .into()),
+        (Ok(()), Some(reason)) if !target.is_native() => {
+            Err(format!("passes, but is marked as an expected failure ({reason}): take the mark away").into())
+        }
         (Err(_), Some(_)) if !target.is_native() => Ok(Completion::Completed),
         (Ok(()), _) => Ok(Completion::Completed),
         (Err(text), _) => Err(text.into()),

@@ -71,18 +71,15 @@ impl Rng {
     }
 
     fn below(&mut self, n: u32) -> u32 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         ((self.0 >> 33) % u64::from(n)) as u32
     }
 
     /// One of some 800 words; low numbers are drawn more often, so that counts differ.
     fn word(&mut self) -> String {
         const HEAD: [&str; 20] = [
-            "al", "be", "cor", "den", "el", "far", "gan", "hul", "is", "ker", "lo", "mar", "nor",
-            "or", "pel", "quo", "ra", "sun", "tor", "vel",
+            "al", "be", "cor", "den", "el", "far", "gan", "hul", "is", "ker", "lo", "mar", "nor", "or", "pel",
+            "quo", "ra", "sun", "tor", "vel",
         ];
         const TAIL: [&str; 8] = ["a", "ex", "ian", "o", "ack", "ine", "um", "th"];
         let (i, j) = (self.below(20), self.below(20));
@@ -102,12 +99,7 @@ mod tests {
 
     #[test]
     fn content_is_the_same_every_time_and_large_enough() {
-        for content in [
-            Content::Text(100),
-            Content::Bytes(100),
-            Content::Csv(100),
-            Content::Numbers(100),
-        ] {
+        for content in [Content::Text(100), Content::Bytes(100), Content::Csv(100), Content::Numbers(100)] {
             let bytes = content.bytes();
             assert!(bytes.len() >= 100 * 1024, "{content:?}");
             assert_eq!(bytes, content.bytes(), "{content:?}");

@@ -27,9 +27,7 @@ impl Target {
         Target {
             platform: var("CORACLE_TEST_PLATFORM").unwrap_or_else(|| "auto".to_owned()),
             coracle: var("CORACLE_BIN").map_or_else(beside_this_test, PathBuf::from),
-            repeat: var("CORACLE_TEST_REPEAT")
-                .and_then(|v| v.parse().ok())
-                .unwrap_or(1),
+            repeat: var("CORACLE_TEST_REPEAT").and_then(|v| v.parse().ok()).unwrap_or(1),
             options: var("CORACLE_TEST_OPTIONS")
                 .map(|v| v.split_whitespace().map(str::to_owned).collect())
                 .unwrap_or_default(),

@@ -50,10 +50,7 @@ impl Tree {
         } else if kind.is_symlink() {
             Node::Symlink(fs::read_link(path)?.to_string_lossy().into_owned())
         } else if kind.is_file() {
-            Node::File {
-                links: meta.nlink(),
-                content: fs::read(path)?,
-            }
+            Node::File { links: meta.nlink(), content: fs::read(path)? }
         } else if kind.is_fifo() {
             Node::Other("FIFO")
         } else if kind.is_socket() {
@@ -61,11 +58,7 @@ impl Tree {
         } else {
             Node::Other("device")
         };
-        let entry = Entry {
-            node,
-            mode: meta.mode() & 0o7777,
-            owner: (meta.uid(), meta.gid()),
-        };
+        let entry = Entry { node, mode: meta.mode() & 0o7777, owner: (meta.uid(), meta.gid()) };
         self.0.insert(name, entry);
         Ok(())
     }
@@ -110,10 +103,7 @@ fn difference(a: &Entry, b: &Entry, names: (&str, &str)) -> String {
         return both(format!("mode {:o}", a.mode), format!("mode {:o}", b.mode));
     }
     if a.owner != b.owner {
-        return both(
-            format!("owner {:?}", a.owner),
-            format!("owner {:?}", b.owner),
-        );
+        return both(format!("owner {:?}", a.owner), format!("owner {:?}", b.owner));
     }
     match (&a.node, &b.node) {
         (Node::File { links: x, .. }, Node::File { links: y, .. }) if x != y => {
@@ -121,10 +111,7 @@ fn difference(a: &Entry, b: &Entry, names: (&str, &str)) -> String {
         }
         (Node::File { content: x, .. }, Node::File { content: y, .. }) => {
             let at = x.iter().zip(y).take_while(|(p, q)| p == q).count();
-            format!(
-                "contents differ from byte {at}: {}",
-                both(window(x, at), window(y, at))
-            )
+            format!("contents differ from byte {at}: {}", both(window(x, at), window(y, at)))
         }
         (x, y) => both(kind(x), kind(y)),
     }

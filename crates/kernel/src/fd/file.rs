@@ -41,6 +41,11 @@ pub trait File: Send + Sync + 'static {
         self.write(io, 0, from).map(|count| (count, 0))
     }
 
+    /// A blocking write goes on until everything is taken (pipes, stream sockets, terminals).
+    fn writes_all(&self) -> bool {
+        false
+    }
+
     /// Has a position: `lseek`, `pread` and `pwrite` work.
     fn seekable(&self) -> bool {
         false
@@ -158,7 +163,14 @@ pub struct OpenFile {
     /// `F_SETOWN`, `F_SETSIG`: signed owner as in fcntl(2), signal number.
     pub owner: Mutex<(i32, i32)>,
     /// Called once when the last reference goes.
-    on_drop: Mutex<Vec<DropAction>>,
+    on_drop: Mutex<DropActions>,
+}
+
+/// What to run at the end, by ticket.
+#[derive(Default)]
+struct DropActions {
+    next: u64,
+    list: Vec<(u64, DropAction)>,
 }
 
 type DropAction = Box<dyn FnOnce(u64) + Send>;
@@ -212,15 +224,24 @@ impl OpenFile {
         self.flags() & O_PATH == 0 && self.flags() & O_ACCMODE != O_RDONLY
     }
 
-    /// Runs `action` with this file's key when the last reference goes.
-    pub fn at_drop(&self, action: impl FnOnce(u64) + Send + 'static) {
-        self.on_drop.lock().push(Box::new(action));
+    /// Runs `action` with this file's key when the last reference goes. The ticket takes it back.
+    pub fn at_drop(&self, action: impl FnOnce(u64) + Send + 'static) -> u64 {
+        let mut actions = self.on_drop.lock();
+        let ticket = actions.next;
+        actions.next += 1;
+        actions.list.push((ticket, Box::new(action)));
+        ticket
+    }
+
+    /// Takes an action of `at_drop` back.
+    pub fn cancel_at_drop(&self, ticket: u64) {
+        self.on_drop.lock().list.retain(|(number, _)| *number != ticket);
     }
 }
 
 impl Drop for OpenFile {
     fn drop(&mut self) {
-        for action in self.on_drop.get_mut().drain(..) {
+        for (_, action) in self.on_drop.get_mut().list.drain(..) {
             action(self.key);
         }
     }
