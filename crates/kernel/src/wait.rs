@@ -192,7 +192,8 @@ pub fn deadline_after(timeout: Duration) -> Deadline {
 
 /// The sleeping place of one kernel thread.
 pub struct Waiter {
-    thread: Thread,
+    /// Set before the first wait.
+    thread: OnceLock<Thread>,
     /// Set by `wake`, taken by `wait`.
     signaled: AtomicBool,
     /// The thread sleeps in `poll(2)` and must be woken through `event`.
@@ -203,12 +204,26 @@ pub struct Waiter {
 impl Waiter {
     /// The waiter of the calling thread; only that thread may `wait` on it.
     pub fn current() -> Arc<Waiter> {
+        let waiter = Waiter::unbound();
+        waiter.bind();
+        waiter
+    }
+
+    /// The waiter of a thread that is yet to come; wakes until then are kept.
+    pub fn unbound() -> Arc<Waiter> {
         Arc::new(Waiter {
-            thread: std::thread::current(),
+            thread: OnceLock::new(),
             signaled: AtomicBool::new(false),
             polling: AtomicBool::new(false),
             event: OnceLock::new(),
         })
+    }
+
+    /// Makes it the waiter of the calling thread, once. A waker sets `signaled` and then looks for the thread;
+    /// the thread is set here before `signaled` is first looked at.
+    pub fn bind(&self) {
+        let _ = self.thread.set(std::thread::current());
+        std::sync::atomic::fence(Ordering::SeqCst);
     }
 
     /// Sleeps until woken, until one of `host` is ready, or until the deadline. May return early.
@@ -274,7 +289,9 @@ impl Wake for Waiter {
         {
             let _ = rustix::io::write(event, &1u64.to_ne_bytes());
         }
-        self.thread.unpark();
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
+        }
     }
 }
 

@@ -1,13 +1,19 @@
 //! What the guests of one sandbox share. There are no statics: everything is reached through the [`World`].
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use coracle_platform::{LaneCounts, Platform};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
-use crate::task::{Process, Task, Tree};
+use crate::SysResult;
+use crate::call::Ctx;
+use crate::task::{Pool, Process, Task, Tree};
+
+/// Pid of the first program. Pid 1 is the kernel's own init: ordinary programs are not written to be init, whom
+/// signals without a handler do not touch.
+pub const FIRST_PID: u32 = 2;
 
 /// What a sandbox grants and shows.
 #[derive(Clone, Debug)]
@@ -33,6 +39,23 @@ pub struct Stats {
     pub lanes: Mutex<LaneCounts>,
     /// Processes and threads made since the start (`/proc/stat`, `processes`).
     pub forks: AtomicU64,
+    /// Bugs of ours that ended a guest process.
+    pub bugs: AtomicU64,
+}
+
+/// How the run ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct End {
+    /// Wait status of the first program.
+    pub status: i32,
+}
+
+/// Sees every call that the kernel serves.
+pub trait Tracer: Send + Sync {
+    /// Before the handler; what it returns comes back in `leave`.
+    fn enter(&self, cx: &Ctx<'_>) -> Instant;
+    /// After the handler.
+    fn leave(&self, cx: &Ctx<'_>, before: Instant, result: &SysResult);
 }
 
 /// One sandbox.
@@ -48,6 +71,13 @@ pub struct World {
     pub domainname: Mutex<Vec<u8>>,
     /// When the world began, on the host's monotonic clock.
     pub boot: Instant,
+    /// Threads of the kernel that serve guest threads.
+    pub pool: Pool,
+    tracer: OnceLock<Arc<dyn Tracer>>,
+    ending: AtomicBool,
+    end: Mutex<Option<End>>,
+    /// Woken at the end of the first program and of every thread.
+    end_changed: Condvar,
     pub stats: Stats,
     /// Names and objects of the socket layer and of System V and POSIX IPC.
     pub ipc: crate::ipc::Ipc,
@@ -65,13 +95,48 @@ impl World {
             tree: Mutex::default(),
             boot: Instant::now(),
             ipc: crate::ipc::Ipc::default(),
+            pool: Pool::default(),
+            tracer: OnceLock::new(),
+            ending: AtomicBool::new(false),
+            end: Mutex::new(None),
+            end_changed: Condvar::new(),
             stats: Stats {
                 calls: (0..512).map(|_| AtomicU64::new(0)).collect(),
                 unknown: (0..512).map(|_| AtomicBool::new(false)).collect(),
                 lanes: Mutex::default(),
                 forks: AtomicU64::new(0),
+                bugs: AtomicU64::new(0),
             },
         })
+    }
+
+    /// Whoever watches calls.
+    pub fn tracer(&self) -> Option<&Arc<dyn Tracer>> {
+        self.tracer.get()
+    }
+
+    /// Has calls watched; once, before the first program starts.
+    pub fn set_tracer(&self, tracer: Arc<dyn Tracer>) {
+        let _ = self.tracer.set(tracer);
+    }
+
+    /// Everything is being ended; what is still born dies at once.
+    pub fn ending(&self) -> bool {
+        self.ending.load(Ordering::SeqCst)
+    }
+
+    /// A process has become a zombie. Called with the tree locked.
+    pub(crate) fn process_ended(&self, process: &Process, end: End) {
+        if process.pid == FIRST_PID {
+            *self.end.lock() = Some(end);
+            self.end_changed.notify_all();
+        }
+    }
+
+    /// A thread is gone for good.
+    pub(crate) fn thread_gone(&self) {
+        let _end = self.end.lock();
+        self.end_changed.notify_all();
     }
 
     /// Time since the world began.

@@ -43,4 +43,9 @@ impl AddressSpace {
     pub fn new(space: Arc<dyn Space>) -> Arc<AddressSpace> {
         Arc::new(AddressSpace { space, image: Mutex::new(Image { dumpable: 1, ..Image::default() }) })
     }
+
+    /// The copy that `fork` makes.
+    pub(crate) fn forked(&self, space: Arc<dyn Space>) -> Arc<AddressSpace> {
+        Arc::new(AddressSpace { space, image: Mutex::new(self.image.lock().clone()) })
+    }
 }

@@ -90,6 +90,9 @@ pub fn exec(_task: &Task) {}
 /// (`exit_signals()`, `retarget_shared_pending()`).
 pub fn task_exits(_task: &Task) {}
 
+/// The process is over: its timers go.
+pub fn process_exits(_process: &Arc<Process>) {}
+
 /// How guest code goes on after [`deliver`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {

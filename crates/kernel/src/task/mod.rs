@@ -4,18 +4,28 @@
 //! `Process::links`; `Process::tasks`; `Process::group`; the locks inside `signal`; everything else here is a
 //! leaf. Wait queues are woken with no lock but the tree's held.
 
+pub mod clone;
 mod cred;
+pub mod exit;
+pub mod pidfd;
+mod pool;
 mod process;
+mod robust;
+mod run;
+mod stop;
 mod tree;
+pub mod usage;
+pub mod wait;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use coracle_platform::{Identity, ThreadControl};
+use coracle_platform::{Identity, Space, ThreadControl};
 use parking_lot::Mutex;
 
 pub use cred::{CAP_LAST, Caps, Cred};
+pub use pool::Pool;
 pub use process::{Group, Links, Process, Session, Terminal};
 pub use tree::{PID_MAX, Tree};
 
@@ -23,6 +33,7 @@ use crate::abi::linux::{RLIM_NLIMITS, RLIMIT_NOFILE};
 use crate::abi::types::Rlimit;
 use crate::fd::FdTable;
 use crate::fs::FsContext;
+use crate::mm::AddressSpace;
 use crate::signal;
 use crate::wait::{Deadline, PollTable, WaitQueue, Waiter, Wake};
 use crate::world::World;
@@ -42,6 +53,7 @@ pub struct Task {
     /// Sleeping place of the kernel thread that serves this task.
     pub waiter: Arc<Waiter>,
     control: Mutex<Arc<dyn ThreadControl>>,
+    mm: Mutex<Arc<AddressSpace>>,
     files: Mutex<Arc<FdTable>>,
     fs: Mutex<Arc<FsContext>>,
     cred: Mutex<Arc<Cred>>,
@@ -59,6 +71,12 @@ pub struct Task {
     pub no_new_privs: AtomicBool,
     /// This thread alone is to end: another one calls `execve`.
     dying: AtomicBool,
+    /// The platform reported its death: nothing more can be asked of it.
+    worker_gone: AtomicBool,
+    /// Wait status of this thread's own exit(2).
+    exit_status: AtomicI32,
+    /// Lane of the call being served.
+    pub last_lane: AtomicU8,
     /// Scheduling parameters; recorded, and reported back.
     pub sched: Mutex<Sched>,
 }
@@ -90,7 +108,103 @@ impl Vfork {
     }
 }
 
+/// What a task is made from.
+pub(crate) struct TaskSeed {
+    pub process: Arc<Process>,
+    pub tid: u32,
+    pub control: Arc<dyn ThreadControl>,
+    pub mm: Arc<AddressSpace>,
+    pub files: Arc<FdTable>,
+    pub fs: Arc<FsContext>,
+    pub cred: Arc<Cred>,
+    pub comm: Vec<u8>,
+    pub signals: signal::TaskSignals,
+    pub clear_child_tid: u64,
+    pub no_new_privs: bool,
+    pub sched: Sched,
+}
+
 impl Task {
+    /// A task that is in no table yet.
+    pub(crate) fn new(seed: TaskSeed) -> Arc<Task> {
+        let world = seed.process.world.clone();
+        seed.process.last_uid.store(seed.cred.uid, Ordering::Relaxed);
+        Arc::new(Task {
+            start_time: world.uptime(),
+            world,
+            process: seed.process,
+            tid: AtomicU32::new(seed.tid),
+            waiter: Waiter::unbound(),
+            control: Mutex::new(seed.control),
+            mm: Mutex::new(seed.mm),
+            files: Mutex::new(seed.files),
+            fs: Mutex::new(seed.fs),
+            cred: Mutex::new(seed.cred),
+            comm: Mutex::new(seed.comm),
+            signals: seed.signals,
+            clear_child_tid: AtomicU64::new(seed.clear_child_tid),
+            robust_list: AtomicU64::new(0),
+            pdeath_signal: AtomicI32::new(0),
+            no_new_privs: AtomicBool::new(seed.no_new_privs),
+            dying: AtomicBool::new(false),
+            worker_gone: AtomicBool::new(false),
+            exit_status: AtomicI32::new(0),
+            last_lane: AtomicU8::new(0),
+            sched: Mutex::new(seed.sched),
+        })
+    }
+
+    /// The address space it runs in.
+    pub fn mm(&self) -> Arc<AddressSpace> {
+        self.mm.lock().clone()
+    }
+
+    /// The platform's side of that.
+    pub fn space(&self) -> Arc<dyn Space> {
+        self.mm.lock().space.clone()
+    }
+
+    /// What `exit(2)` of this thread alone was given, as a wait status.
+    pub fn set_exit_status(&self, status: i32) {
+        self.exit_status.store(status, Ordering::Relaxed);
+    }
+
+    /// The process is to stop (job control).
+    pub fn stopping(&self) -> bool {
+        self.process.stopping.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn worker_gone(&self) {
+        self.worker_gone.store(true, Ordering::SeqCst);
+    }
+
+    fn worker_is_gone(&self) -> bool {
+        self.worker_gone.load(Ordering::SeqCst)
+    }
+
+    /// Gives the table up, for closing it.
+    fn take_files(&self) -> Arc<FdTable> {
+        std::mem::take(&mut *self.files.lock())
+    }
+
+    /// A table of its own for a task that shared one (`unshare_files()`).
+    pub fn unshare_files(&self) {
+        let mut files = self.files.lock();
+        if Arc::strong_count(&files) > 1 {
+            let own = files.duplicate();
+            *files = Arc::new(own);
+        }
+    }
+
+    /// Likewise root, current directory and umask.
+    pub fn unshare_fs(&self) {
+        let mut fs = self.fs.lock();
+        if Arc::strong_count(&fs) > 1 {
+            let own = fs.duplicate();
+            *fs = Arc::new(own);
+        }
+    }
+
     /// Thread id.
     pub fn tid(&self) -> u32 {
         self.tid.load(Ordering::SeqCst)
@@ -118,6 +232,7 @@ impl Task {
 
     /// Replaces the credentials; only the task's own thread does.
     pub fn set_cred(&self, cred: Cred) {
+        self.process.last_uid.store(cred.uid, Ordering::Relaxed);
         *self.cred.lock() = Arc::new(cred);
         self.publish();
     }

@@ -56,6 +56,10 @@ pub struct Group {
     pub continue_unreported: bool,
     /// Threads that have stopped.
     pub stopped_threads: u32,
+    /// All of them have.
+    pub stop_complete: bool,
+    /// Wait status of the leader, once it has ended.
+    pub leader_status: Option<i32>,
 }
 
 /// A process.
@@ -71,6 +75,12 @@ pub struct Process {
     /// Copies of `group.exit` and `group.stop` for a look without the lock.
     pub(super) exiting: AtomicBool,
     pub(super) stopping: AtomicBool,
+    /// A zombie no more: it has been waited for.
+    pub(super) reaped: AtomicBool,
+    /// Woken when a thread of it has ended: `execve` waits for the others.
+    pub(super) leave_queue: WaitQueue,
+    /// Real user id, for the `siginfo` of its end.
+    pub(super) last_uid: AtomicU32,
     /// Woken when threads may go on after a stop.
     pub(super) stop_queue: WaitQueue,
     /// Woken when a child changes state: `wait4` of this process sleeps here.
@@ -101,7 +111,62 @@ pub struct Process {
     pub(super) vfork: Mutex<Option<Arc<super::Vfork>>>,
 }
 
+/// What a process is made from.
+pub(super) struct Seed {
+    pub world: Arc<World>,
+    pub pid: u32,
+    pub links: Links,
+    pub signals: signal::ProcessSignals,
+    pub rlimits: Rlimits,
+    pub mm: Option<Arc<AddressSpace>>,
+    pub exit_signal: i32,
+    pub oom_score_adj: i32,
+    pub personality: u32,
+}
+
 impl Process {
+    /// A process without threads yet, not in the table yet.
+    pub(super) fn new(seed: Seed) -> Process {
+        Process {
+            start_time: seed.world.uptime(),
+            world: seed.world,
+            pid: seed.pid,
+            tasks: Mutex::default(),
+            links: Mutex::new(seed.links),
+            group: Mutex::default(),
+            exiting: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            reaped: AtomicBool::new(false),
+            leave_queue: WaitQueue::new(),
+            last_uid: AtomicU32::new(0),
+            stop_queue: WaitQueue::new(),
+            child_queue: WaitQueue::new(),
+            exit_queue: WaitQueue::new(),
+            signals: seed.signals,
+            timers: signal::ProcessTimers::default(),
+            rlimits: Mutex::new(seed.rlimits),
+            mm: Mutex::new(seed.mm),
+            exit_signal: AtomicI32::new(seed.exit_signal),
+            child_subreaper: AtomicBool::new(false),
+            did_exec: AtomicBool::new(false),
+            oom_score_adj: AtomicI32::new(seed.oom_score_adj),
+            personality: AtomicU32::new(seed.personality),
+            dead_threads: Mutex::default(),
+            dead_children: Mutex::default(),
+            vfork: Mutex::default(),
+        }
+    }
+
+    /// The kernel's own pid 1, which has no threads and waits for orphans.
+    pub fn is_init(&self) -> bool {
+        self.pid == 1
+    }
+
+    /// Has been waited for: its pid may be another's by now.
+    pub fn is_reaped(&self) -> bool {
+        self.reaped.load(Ordering::SeqCst)
+    }
+
     /// Live threads.
     pub fn tasks(&self) -> Vec<Arc<Task>> {
         self.tasks.lock().clone()
@@ -177,41 +242,6 @@ impl Process {
         }
         self.notify_all();
         self.stop_queue.wake_all();
-    }
-
-    /// Has every thread stop because of `signal` (job control). Threads stop when they next come by; the last
-    /// one tells the parent.
-    pub fn begin_stop(&self, signal: i32) {
-        {
-            let mut group = self.group.lock();
-            if group.exit.is_some() || group.zombie || group.stop.is_some() {
-                return;
-            }
-            group.stop = Some(signal);
-            group.continue_unreported = false;
-            self.stopping.store(true, Ordering::SeqCst);
-        }
-        self.notify_all();
-    }
-
-    /// Lets a stopped process go on (SIGCONT, SIGKILL); `true` if it had stopped, in which case the caller of
-    /// SIGCONT tells the parent.
-    pub fn resume(&self) -> bool {
-        let had_stopped = {
-            let mut group = self.group.lock();
-            if group.stop.take().is_none() {
-                return false;
-            }
-            self.stopping.store(false, Ordering::SeqCst);
-            group.stop_unreported = false;
-            group.continue_unreported = true;
-            group.stopped_threads > 0
-        };
-        self.stop_queue.wake_all();
-        if let Some(parent) = self.parent() {
-            parent.child_queue.wake_all();
-        }
-        had_stopped
     }
 
     /// Makes every thread look whether there is something for it to do.

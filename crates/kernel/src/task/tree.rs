@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{Process, Task};
+use crate::world::World;
 use crate::{Errno, Result};
 
 /// Pids stay below this (`/proc/sys/kernel/pid_max`).
@@ -69,5 +70,38 @@ impl Tree {
             || self.processes.contains_key(&number)
             || self.coming.contains(&number)
             || self.processes.values().any(|process| process.pgid() == number || process.sid() == number)
+    }
+}
+
+/// An allocated number; free again when dropped, unless used.
+pub(super) struct Number {
+    world: Arc<World>,
+    number: u32,
+}
+
+impl Number {
+    pub fn allocate(world: &Arc<World>) -> Result<Number> {
+        let number = world.tree.lock().allocate(world.config.pids_limit)?;
+        Ok(Number { world: world.clone(), number })
+    }
+
+    pub fn get(&self) -> u32 {
+        self.number
+    }
+
+    /// The task is in the tables now.
+    pub fn used(self, tree: &mut Tree) {
+        tree.coming.remove(&self.number);
+        // The number stays with the task; only the reservation is over.
+        let mut this = self;
+        this.number = 0;
+    }
+}
+
+impl Drop for Number {
+    fn drop(&mut self) {
+        if self.number != 0 {
+            self.world.tree.lock().coming.remove(&self.number);
+        }
     }
 }

@@ -1,0 +1,264 @@
+//! The run loop: one kernel thread serves one guest thread, from its first instruction to its end.
+//!
+//! Instants of one round, to which comments here refer:
+//! 1. the guest runs ([`Thread::run`]) until it traps;
+//! 2. the trap is carried out: a call by its handler, a fault by a signal;
+//! 3. the result is settled: stops, deliveries and the end of the task come here, as on Linux's way back to
+//!    user mode (`exit_to_user_mode_loop()`);
+//! 4. the guest goes on.
+//!
+//! A notification ([`Task::notify`]) between 3 and 1 makes the `run` of the next round return at once
+//! ([`Trap::Interrupted`]), so nothing is missed.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use coracle_platform::{Death, MemoryCall, Resume, Thread, Trap};
+
+use super::{Task, exit};
+use crate::call::{After, Ctx};
+use crate::signal::{self, Next};
+use crate::world::World;
+use crate::{Errno, SysResult, syscalls};
+
+/// How the guest goes on at instant 4.
+enum Go {
+    Return(u64),
+    Continue,
+    Memory(MemoryCall),
+    /// Not at all.
+    Exit,
+}
+
+/// Serves one guest thread to its end.
+pub(crate) fn serve(task: Arc<Task>, mut thread: Box<dyn Thread>) {
+    task.waiter.bind();
+    let outcome = catch_unwind(AssertUnwindSafe(|| rounds(&task, &mut thread)));
+    if let Err(panic) = outcome {
+        report_bug(&task, &*panic);
+        task.process.begin_exit(crate::abi::linux::SIGKILL as i32);
+    }
+    // The end must come even if a file's clean-up fails.
+    if catch_unwind(AssertUnwindSafe(|| exit::finish(&task, thread))).is_err() {
+        log::error!("bug in Coracle: the end of process {} was not clean", task.pid());
+    }
+}
+
+fn report_bug(task: &Task, panic: &(dyn std::any::Any + Send)) {
+    let text = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_default();
+    task.world.stats.bugs.fetch_add(1, Ordering::Relaxed);
+    log::error!("bug in Coracle: {text}; process {} is ended, please report this", task.pid());
+}
+
+fn rounds(task: &Arc<Task>, thread: &mut Box<dyn Thread>) {
+    task.publish();
+    let mut go = Go::Continue;
+    // What was notified before the thread was first run.
+    if task.interrupted() {
+        let mut cx = context(task, thread, 0, [0; 6]);
+        go = settle(&mut cx, None, &mut |_| (None, Go::Continue));
+    }
+    loop {
+        let trap = match &go {
+            Go::Return(value) => thread.run(Resume::Return(*value)),
+            Go::Continue => thread.run(Resume::Continue),
+            Go::Memory(call) => thread.run(Resume::Memory(call)),
+            Go::Exit => return,
+        };
+        go = match trap {
+            Trap::Syscall { number, args, lane } => {
+                task.last_lane.store(lane, Ordering::Relaxed);
+                serve_call(task, thread, number, args)
+            }
+            Trap::Fault(fault) => {
+                signal::force_fault(task, &fault);
+                let mut cx = context(task, thread, 0, [0; 6]);
+                settle(&mut cx, None, &mut |_| (None, Go::Continue))
+            }
+            Trap::Interrupted { call } => interrupted(task, thread, call),
+            Trap::Died(death) => {
+                died(task, death);
+                return;
+            }
+        };
+    }
+}
+
+fn context<'a>(task: &Arc<Task>, thread: &'a mut Box<dyn Thread>, number: u64, args: [u64; 6]) -> Ctx<'a> {
+    let space = task.space();
+    Ctx { task: task.clone(), thread: &mut **thread, space, number, args, after: After::Return }
+}
+
+/// Instants 2 and 3 for a system call.
+fn serve_call(task: &Arc<Task>, thread: &mut Box<dyn Thread>, number: u64, args: [u64; 6]) -> Go {
+    let mut vessel = None;
+    let go = {
+        let mut cx = context(task, thread, number, args);
+        let mut attempt = |cx: &mut Ctx<'_>| {
+            let result = dispatch(cx);
+            carry_out(cx, result, &mut vessel)
+        };
+        match attempt(&mut cx) {
+            (_, Go::Exit) => Go::Exit,
+            // The common case: nothing pending.
+            (Some(Ok(_)) | None, go) if !task.interrupted() => go,
+            (result, _) => settle(&mut cx, result, &mut attempt),
+        }
+    };
+    match vessel {
+        None => go,
+        Some(fresh) => {
+            // The old thread retires; guest code of the new program has not run yet.
+            std::mem::replace(thread, fresh).retire();
+            task.publish();
+            let mut cx = context(task, thread, number, args);
+            match go {
+                Go::Exit => Go::Exit,
+                _ if task.interrupted() => settle(&mut cx, None, &mut |_| (None, Go::Continue)),
+                _ => Go::Continue,
+            }
+        }
+    }
+}
+
+/// Calls the handler, or says `ENOSYS` and logs it once.
+fn dispatch(cx: &mut Ctx<'_>) -> SysResult {
+    let world = cx.task.world.clone();
+    let index = usize::try_from(cx.number).unwrap_or(usize::MAX);
+    if let Some(count) = world.stats.calls.get(index) {
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+    let tracer = world.tracer();
+    let args = cx.args;
+    let before = tracer.as_ref().map(|tracer| tracer.enter(cx));
+    let result = match syscalls::find(cx.number) {
+        Some(call) => (call.handler)(cx, &args),
+        None => unknown(&world, cx),
+    };
+    if let (Some(tracer), Some(before)) = (tracer, before) {
+        tracer.leave(cx, before, &result);
+    }
+    result
+}
+
+fn unknown(world: &World, cx: &Ctx<'_>) -> SysResult {
+    let seen = usize::try_from(cx.number).ok().and_then(|index| world.stats.unknown.get(index));
+    if seen.is_none_or(|seen| !seen.swap(true, Ordering::Relaxed)) {
+        let comm = cx.task.comm();
+        log::info!("system call {} is not known ({})", cx.number, String::from_utf8_lossy(&comm));
+    }
+    Err(Errno::ENOSYS)
+}
+
+/// What the handler's `after` means. Yields the call's result where the guest still stands in the call.
+fn carry_out(
+    cx: &mut Ctx<'_>,
+    result: SysResult,
+    vessel: &mut Option<Box<dyn Thread>>,
+) -> (Option<SysResult>, Go) {
+    match (std::mem::replace(&mut cx.after, After::Return), result) {
+        (After::Exit, _) => (None, Go::Exit),
+        (_, Err(error)) => (Some(Err(error)), Go::Return(error.to_ret())),
+        (After::Return, Ok(value)) => (Some(Ok(value)), Go::Return(value)),
+        (After::Continue, Ok(_)) => (None, Go::Continue),
+        (After::Exec(fresh), Ok(_)) => {
+            *vessel = Some(fresh.thread);
+            (None, Go::Continue)
+        }
+        (After::Memory(call), Ok(_)) if cx.task.interrupted() => match cx.thread.memory(&call) {
+            Ok(result) => (Some(result), Go::Return(result.unwrap_or_else(Errno::to_ret))),
+            // The next run says how it died.
+            Err(_) => (None, Go::Continue),
+        },
+        (After::Memory(call), Ok(_)) => (None, Go::Memory(call)),
+    }
+}
+
+type Attempt<'f> = dyn FnMut(&mut Ctx<'_>) -> (Option<SysResult>, Go) + 'f;
+
+/// Instant 3. `again` carries the call out once more, for a restart without a handler: the guest has not moved,
+/// so it need not be sent back to the instruction.
+fn settle(cx: &mut Ctx<'_>, mut call: Option<SysResult>, again: &mut Attempt<'_>) -> Go {
+    loop {
+        stop_point(&cx.task);
+        if cx.task.must_exit() {
+            return Go::Exit;
+        }
+        let next = signal::deliver(cx, call);
+        if cx.task.must_exit() {
+            return Go::Exit;
+        }
+        if cx.task.stopping() {
+            // The delivery began a stop. A frame that was built stays; the call's result was used up by it.
+            match next {
+                Next::Continue => call = None,
+                Next::Return(value) => call = Some(Ok(value)),
+                Next::Restart | Next::RestartBlock | Next::Exit => {}
+            }
+            continue;
+        }
+        match next {
+            Next::Return(value) => return Go::Return(value),
+            Next::Continue => return Go::Continue,
+            Next::Exit => return Go::Exit,
+            Next::RestartBlock => {
+                cx.number = u64::from(crate::abi::linux::__NR_restart_syscall);
+            }
+            Next::Restart => {}
+        }
+        match again(cx) {
+            (Some(Ok(_)) | None, go) if !cx.task.interrupted() => return go,
+            (_, Go::Exit) => return Go::Exit,
+            (result, _) => call = result,
+        }
+    }
+}
+
+/// A thread that was interrupted in guest code, or in a call that the platform executes itself: that one is
+/// restarted at its instruction, or says `EINTR`, by the rules of `ERESTARTSYS`.
+fn interrupted(task: &Arc<Task>, thread: &mut Box<dyn Thread>, call: Option<u64>) -> Go {
+    let number = call.unwrap_or(0);
+    let mut cx = context(task, thread, number, [0; 6]);
+    let mut restart = |cx: &mut Ctx<'_>| {
+        if let Ok(regs) = cx.thread.freeze(0)
+            && let Some(number) = call
+        {
+            regs.rip = regs.rip.wrapping_sub(2);
+            regs.rax = number;
+        }
+        (None, Go::Continue)
+    };
+    settle(&mut cx, call.map(|_| Err(Errno::ERESTARTSYS)), &mut restart)
+}
+
+/// Waits while the process is stopped (`do_signal_stop()`): the last thread to stop tells the parent.
+fn stop_point(task: &Arc<Task>) {
+    if !task.stopping() || task.must_exit() {
+        return;
+    }
+    super::stop::stopped(task);
+}
+
+/// The worker is gone. What was asked for by us has its status already; else the signal is the guest's fault or
+/// the host's.
+fn died(task: &Arc<Task>, death: Death) {
+    let signal = match death {
+        Death::Killed => crate::abi::linux::SIGKILL as i32,
+        Death::Signal(signal) => signal,
+        Death::Exited(status) => {
+            log::warn!("worker of process {} exited by itself with status {status}", task.pid());
+            crate::abi::linux::SIGKILL as i32
+        }
+        Death::Lied(what) => {
+            log::warn!("worker of process {} broke the protocol: {what}", task.pid());
+            crate::abi::linux::SIGKILL as i32
+        }
+    };
+    task.worker_gone();
+    task.process.begin_exit(signal & 0x7f);
+}
