@@ -2,7 +2,9 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod bounded;
 mod completions;
+mod doctor;
 mod parse;
 mod run;
 
@@ -33,6 +35,7 @@ First steps:
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(Box<run::RunArgs>),
+    Doctor(doctor::DoctorArgs),
     Bench(bench::BenchArgs),
     Completions(completions::CompletionsArgs),
 }
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Run(args) => run::run(*args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Completions(args) => completions::run(args),
     }

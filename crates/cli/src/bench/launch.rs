@@ -5,13 +5,11 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use coracle::config::Environment;
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use super::measure::Problem;
@@ -163,7 +161,7 @@ fn spawn_on_one_cpu(command: &mut Command) -> io::Result<(Child, Instant)> {
 impl Running {
     /// Waits for the end, at most until the deadline. Only success is an answer.
     pub fn finish(mut self) -> Result<Finished, Problem> {
-        let status = self.wait()?;
+        let status = crate::bounded::wait(&mut self.child, self.deadline)?;
         let wall = self.started.elapsed();
         let stdout = text_of(&mut self.stdout)?;
         let stderr = text_of(&mut self.stderr)?;
@@ -171,27 +169,6 @@ impl Running {
             Some(status) if status.success() => Ok(Finished { wall, stdout, stderr }),
             Some(status) => Err(Problem::Status { status, said: last_line(&stderr) }),
             None => Err(Problem::TooLong(self.limit)),
-        }
-    }
-
-    /// `None`: it took too long, and is dead now.
-    fn wait(&mut self) -> io::Result<Option<ExitStatus>> {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        let pidfd = pidfd_open(pid.ok_or(io::ErrorKind::InvalidInput)?, PidfdFlags::empty())?;
-        loop {
-            let left = self.deadline.saturating_duration_since(Instant::now());
-            let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
-            let left = rustix::time::Timespec::try_from(left).map_err(io::Error::other)?;
-            match poll(&mut fds, Some(&left)) {
-                Ok(0) => {
-                    self.child.kill()?;
-                    self.child.wait()?;
-                    return Ok(None);
-                }
-                Ok(_) => return self.child.wait().map(Some),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(err) => return Err(err.into()),
-            }
         }
     }
 }
