@@ -168,13 +168,22 @@ impl Ctx<'_> {
         deadline: Deadline,
         mut operation: impl FnMut(&mut Self) -> Result<T>,
     ) -> Result<T> {
-        loop {
-            match operation(self) {
-                Err(Errno::EAGAIN) if !file.nonblocking() => {
-                    self.wait_ready(file, interest, deadline)?;
-                }
-                other => return other,
-            }
+        match operation(self) {
+            Err(Errno::EAGAIN) if !file.nonblocking() => {}
+            other => return other,
         }
+        let task = self.task.clone();
+        // The operation itself is the test: what `poll` calls ready may still not suffice for it.
+        task.block(deadline, |table| {
+            if !table.registers() {
+                return None;
+            }
+            table.set_interest(interest);
+            file.file.poll(table);
+            match operation(self) {
+                Err(Errno::EAGAIN) => None,
+                other => Some(other),
+            }
+        })?
     }
 }

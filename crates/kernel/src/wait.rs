@@ -136,6 +136,11 @@ impl PollTable {
         PollTable { wake: Some(wake), interest: Some(interest | Events::ALWAYS), ..PollTable::default() }
     }
 
+    /// From now on the waiter cares for `interest` only (errors always count).
+    pub fn set_interest(&mut self, interest: Events) {
+        self.interest = Some(interest | Events::ALWAYS);
+    }
+
     /// As `watch`, for a queue that is told of changes of `events` only.
     pub fn watch_for(&mut self, queue: &WaitQueue, events: Events) {
         if self.interest.is_none_or(|interest| interest.intersects(events)) {
@@ -153,6 +158,7 @@ impl PollTable {
     /// This object is ready when the host says so about `fd`.
     pub fn watch_host(&mut self, fd: &Arc<OwnedFd>, events: Events) {
         if self.wake.is_some() {
+            let events = self.interest.map_or(events, |interest| events & interest);
             self.host.push((fd.clone(), events));
         }
     }

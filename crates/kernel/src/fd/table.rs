@@ -81,6 +81,11 @@ impl FdTable {
         }
     }
 
+    /// One more than the highest number that was ever in use.
+    pub fn size(&self) -> usize {
+        self.slots.lock().len()
+    }
+
     /// A copy for `fork`: same open files, same flags.
     pub fn duplicate(&self) -> FdTable {
         FdTable { slots: Mutex::new(self.slots.lock().clone()) }

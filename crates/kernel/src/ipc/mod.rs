@@ -1,14 +1,20 @@
 //! Objects through which processes talk: pipes, event counters, epoll, sockets, System V and POSIX IPC.
 
+pub mod epoll;
+pub mod eventfd;
 pub mod glue;
 pub mod pipe;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
+
 /// What the IPC objects of one sandbox share: inode numbers, names, identifiers.
 #[derive(Default)]
 pub struct Ipc {
     next_ino: AtomicU64,
+    /// Guards the shape of nested epolls.
+    pub epoll_nesting: Mutex<()>,
 }
 
 impl Ipc {

@@ -1,0 +1,288 @@
+//! epoll(7), fs/eventpoll.c.
+//!
+//! An [`Item`] enters the wait queues of its file once, when it is added, and stays. A wake puts it on the
+//! ready list; `epoll_wait` takes it from there and asks the file what is really ready. Files backed by
+//! host descriptors are watched by an inner epoll of the host, which is itself one host descriptor.
+//!
+//! Lock order: `World`'s nesting lock, `items`, an item's `state`, the watched object, `ready`. The last reference to
+//! an open file is never dropped under these (its end removes items, see [`OpenFile::at_drop`]).
+
+mod inner;
+mod item;
+#[cfg(test)]
+mod tests;
+
+use std::any::Any;
+use std::collections::{HashMap, VecDeque};
+use std::mem;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+use self::inner::Inner;
+use self::item::Item;
+use super::glue;
+use crate::abi::types::Stat;
+use crate::fd::{File, OpenFile};
+use crate::wait::{Events, PollTable, WaitQueue};
+use crate::{Errno, Result};
+
+pub const EPOLLEXCLUSIVE: u32 = 1 << 28;
+pub const EPOLLWAKEUP: u32 = 1 << 29;
+pub const EPOLLONESHOT: u32 = 1 << 30;
+pub const EPOLLET: u32 = 1 << 31;
+/// The bits that are no events (`EP_PRIVATE_BITS`).
+const PRIVATE: u32 = EPOLLEXCLUSIVE | EPOLLWAKEUP | EPOLLONESHOT | EPOLLET;
+/// What may accompany `EPOLLEXCLUSIVE` (`EPOLLEXCLUSIVE_OK_BITS`).
+const EXCLUSIVE_OK: u32 = Events::IN.bits()
+    | Events::OUT.bits()
+    | Events::ERR.bits()
+    | Events::HUP.bits()
+    | EPOLLWAKEUP
+    | EPOLLET
+    | EPOLLEXCLUSIVE;
+/// Most epolls in a chain of epolls, less one (`EP_MAX_NESTS`).
+const MAX_NESTS: usize = 4;
+
+/// `struct epoll_event` without its packing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    pub events: u32,
+    pub data: u64,
+}
+
+/// An epoll instance.
+pub struct Epoll {
+    me: Weak<Epoll>,
+    items: Mutex<HashMap<(i32, u64), Arc<Item>>>,
+    ready: Mutex<VecDeque<Arc<Item>>>,
+    queue: WaitQueue,
+    inner: Inner,
+    /// Epolls that watch this one.
+    parents: Mutex<Vec<Weak<Epoll>>>,
+}
+
+impl Epoll {
+    pub fn new() -> Arc<Epoll> {
+        Arc::new_cyclic(|me| Epoll {
+            me: me.clone(),
+            items: Mutex::default(),
+            ready: Mutex::default(),
+            queue: WaitQueue::new(),
+            inner: Inner::default(),
+            parents: Mutex::default(),
+        })
+    }
+
+    /// The epoll behind an open file, if it is one.
+    pub fn of(file: &OpenFile) -> Option<&Epoll> {
+        file.file.as_any().downcast_ref()
+    }
+
+    /// `EPOLL_CTL_ADD`. `nesting` guards the shape of nested epolls.
+    pub fn add(&self, nesting: &Mutex<()>, fd: i32, file: &Arc<OpenFile>, event: Event) -> Result<()> {
+        let nested = Epoll::of(file);
+        if event.events & EPOLLEXCLUSIVE != 0 && (nested.is_some() || event.events & !EXCLUSIVE_OK != 0) {
+            return Err(Errno::EINVAL);
+        }
+        let _nesting = nested.map(|_| nesting.lock());
+        if let Some(nested) = nested {
+            self.check_nesting(nested)?;
+        }
+        let item = {
+            let mut items = self.items.lock();
+            if items.contains_key(&(fd, file.key)) {
+                return Err(Errno::EEXIST);
+            }
+            let item = Item::new(self.me.clone(), fd, file, event);
+            items.insert((fd, file.key), item.clone());
+            item
+        };
+        if let Some(nested) = nested {
+            nested.parents.lock().push(self.me.clone());
+        }
+        let (epoll, key) = (self.me.clone(), (fd, file.key));
+        let ticket = file.at_drop(move |_| {
+            if let Some(epoll) = epoll.upgrade() {
+                epoll.forget(key);
+            }
+        });
+        item.arm(&self.inner, file, Some(ticket))
+    }
+
+    /// `EPOLL_CTL_MOD`.
+    pub fn modify(&self, fd: i32, file: &Arc<OpenFile>, event: Event) -> Result<()> {
+        let item = self.items.lock().get(&(fd, file.key)).cloned().ok_or(Errno::ENOENT)?;
+        item.change(event)?;
+        item.arm(&self.inner, file, None)
+    }
+
+    /// `EPOLL_CTL_DEL`.
+    pub fn delete(&self, fd: i32, file: &Arc<OpenFile>) -> Result<()> {
+        let item = self.items.lock().remove(&(fd, file.key)).ok_or(Errno::ENOENT)?;
+        self.retire(&item, Some(file));
+        if let Some(nested) = Epoll::of(file) {
+            nested.disown(&self.me);
+        }
+        Ok(())
+    }
+
+    /// The watched file is gone.
+    fn forget(&self, key: (i32, u64)) {
+        let item = self.items.lock().remove(&key);
+        if let Some(item) = item {
+            self.retire(&item, None);
+        }
+    }
+
+    fn retire(&self, item: &Arc<Item>, file: Option<&Arc<OpenFile>>) {
+        if let (Some(ticket), Some(file)) = (item.end(&self.inner), file) {
+            file.cancel_at_drop(ticket);
+        }
+        self.ready.lock().retain(|queued| !Arc::ptr_eq(queued, item));
+    }
+
+    fn disown(&self, parent: &Weak<Epoll>) {
+        let mut parents = self.parents.lock();
+        if let Some(at) = parents.iter().position(|other| other.ptr_eq(parent)) {
+            parents.swap_remove(at);
+        }
+    }
+
+    /// What `epoll_wait` reports now, at most `max`; level-triggered items stay on the ready list.
+    pub fn collect(&self, max: usize) -> Vec<Event> {
+        self.pull_inner();
+        let mut batch = mem::take(&mut *self.ready.lock());
+        let mut events = Vec::new();
+        let mut again = Vec::new();
+        while events.len() < max {
+            let Some(item) = batch.pop_front() else { break };
+            let (event, still) = item.take();
+            events.extend(event);
+            if still && item.queue() {
+                again.push(item);
+            }
+        }
+        if !batch.is_empty() || !again.is_empty() {
+            // Unseen ones first; in between come those that woke meanwhile.
+            let mut ready = self.ready.lock();
+            for item in batch.into_iter().rev() {
+                ready.push_front(item);
+            }
+            ready.extend(again);
+            drop(ready);
+            // Another waiter may have found the list empty meanwhile.
+            self.queue.wake_all();
+        }
+        events
+    }
+
+    /// Where to wait for something to collect.
+    pub fn watch(&self, table: &mut PollTable) {
+        table.watch_for(&self.queue, Events::READ);
+        if let Some(host) = self.inner.fd() {
+            table.watch_host(host, Events::IN);
+        }
+    }
+
+    /// Takes back what `collect` returned but could not be delivered.
+    pub fn uncollect(&self) {
+        for item in self.items.lock().values() {
+            self.push(item);
+        }
+    }
+
+    /// Descriptor, events and data of every item, for `/proc/PID/fdinfo`.
+    pub fn list(&self) -> Vec<(i32, Event)> {
+        let items = self.items.lock();
+        let mut list: Vec<_> = items.iter().map(|((fd, _), item)| (*fd, item.event())).collect();
+        list.sort_by_key(|(fd, _)| *fd);
+        list
+    }
+
+    /// Puts an item on the ready list and tells who waits.
+    fn push(&self, item: &Arc<Item>) {
+        if item.queue() {
+            self.ready.lock().push_back(item.clone());
+        }
+        self.queue.wake_all();
+    }
+
+    fn pull_inner(&self) {
+        for item in self.inner.ready() {
+            if item.queue() {
+                self.ready.lock().push_back(item);
+            }
+        }
+    }
+
+    /// Adding `nested` here makes neither a loop nor too long a chain: `ELOOP` (ep_loop_check()).
+    fn check_nesting(&self, nested: &Epoll) -> Result<()> {
+        if std::ptr::eq(self, nested) {
+            return Err(Errno::EINVAL);
+        }
+        let below = nested.depth(self, 0)?;
+        if below + 1 + self.height(0) > MAX_NESTS { Err(Errno::ELOOP) } else { Ok(()) }
+    }
+
+    /// Longest chain of epolls below; `ELOOP` if `target` is among them.
+    fn depth(&self, target: &Epoll, level: usize) -> Result<usize> {
+        if std::ptr::eq(self, target) || level > MAX_NESTS {
+            return Err(Errno::ELOOP);
+        }
+        let files: Vec<_> = self.items.lock().values().filter_map(|item| item.file()).collect();
+        let mut deepest = 0;
+        for file in files {
+            if let Some(nested) = Epoll::of(&file) {
+                deepest = deepest.max(1 + nested.depth(target, level + 1)?);
+            }
+        }
+        Ok(deepest)
+    }
+
+    /// Longest chain of epolls above.
+    fn height(&self, level: usize) -> usize {
+        if level > MAX_NESTS {
+            return level;
+        }
+        let parents: Vec<_> = self.parents.lock().iter().filter_map(Weak::upgrade).collect();
+        parents.iter().map(|parent| 1 + parent.height(level + 1)).max().unwrap_or(0)
+    }
+}
+
+impl Drop for Epoll {
+    fn drop(&mut self) {
+        for item in mem::take(self.items.get_mut()).into_values() {
+            let ticket = item.end(&self.inner);
+            let file = item.file();
+            if let (Some(file), Some(ticket)) = (&file, ticket) {
+                file.cancel_at_drop(ticket);
+                if let Some(nested) = Epoll::of(file) {
+                    nested.disown(&self.me);
+                }
+            }
+        }
+    }
+}
+
+impl File for Epoll {
+    /// Ready to read when an item is: nested epolls.
+    fn poll(&self, table: &mut PollTable) -> Events {
+        self.watch(table);
+        self.pull_inner();
+        let ready: Vec<_> = self.ready.lock().iter().cloned().collect();
+        if ready.iter().any(|item| item.is_ready()) { Events::READ } else { Events::empty() }
+    }
+
+    fn stat(&self) -> Result<Stat> {
+        Ok(glue::anon_inode_stat())
+    }
+
+    fn description(&self) -> String {
+        String::from("anon_inode:[eventpoll]")
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
