@@ -120,7 +120,7 @@ pub enum Target {
 ///
 /// Names given to directory operations are single components: not empty, no slash, not `.` or `..`, at most
 /// 255 bytes. Permissions and read-only mounts were checked by the caller.
-pub trait Inode: Send + Sync + 'static {
+pub trait Inode: Any + Send + Sync + 'static {
     /// Attributes. `st_dev`, `st_ino` are stable for the life of the node.
     fn stat(&self) -> Result<Stat>;
 

@@ -13,6 +13,7 @@ mod dentry;
 pub mod dev;
 mod dir;
 mod inode;
+pub mod mem;
 mod mount;
 pub mod perm;
 pub mod walk;
@@ -26,6 +27,8 @@ pub use perm::Access;
 pub use walk::{Last, Resolve, Walk};
 
 use parking_lot::Mutex;
+
+use crate::{Errno, Result};
 
 /// What the file side of one sandbox shares; a field of the [`crate::world::World`].
 pub struct Vfs {
@@ -71,4 +74,27 @@ pub const fn split_dev(dev: u64) -> (u32, u32) {
 pub fn now() -> crate::abi::types::Timespec {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
     crate::abi::types::Timespec { tv_sec: now.tv_sec, tv_nsec: now.tv_nsec }
+}
+
+/// The new position for `lseek` in a regular file of `size` bytes; `find` answers `SEEK_DATA` and `SEEK_HOLE`.
+pub fn seek_regular(
+    current: u64,
+    offset: i64,
+    whence: u32,
+    size: u64,
+    find: impl Fn(u64, bool) -> Result<u64>,
+) -> Result<u64> {
+    use crate::abi::linux::{SEEK_CUR, SEEK_DATA, SEEK_END, SEEK_HOLE, SEEK_SET};
+    let base = match whence {
+        SEEK_SET => 0,
+        SEEK_CUR => current,
+        SEEK_END => size,
+        SEEK_DATA | SEEK_HOLE => {
+            let offset = u64::try_from(offset).map_err(|_| Errno::ENXIO)?;
+            return find(offset, whence == SEEK_HOLE);
+        }
+        _ => return Err(Errno::EINVAL),
+    };
+    let at = base.checked_add_signed(offset).ok_or(Errno::EINVAL)?;
+    i64::try_from(at).map(|_| at).map_err(|_| if offset > 0 { Errno::EOVERFLOW } else { Errno::EINVAL })
 }

@@ -1,0 +1,72 @@
+use super::*;
+
+fn fresh() -> (Arc<MemFs>, Arc<dyn Inode>) {
+    let fs = MemFs::new("tmpfs", 7, 0o1777, Budget::new(u64::MAX));
+    let root = fs.root();
+    (fs, root)
+}
+
+fn node(mode: u32) -> NewNode<'static> {
+    NewNode { mode, uid: 5, gid: 6, rdev: 0, target: b"" }
+}
+
+fn nlink(inode: &Arc<dyn Inode>) -> u64 {
+    inode.stat().unwrap().st_nlink
+}
+
+#[test]
+fn directories_count_their_links() {
+    let (_fs, root) = fresh();
+    let a = root.make(b"a", &node(S_IFDIR | 0o755)).unwrap();
+    let b = root.make(b"b", &node(S_IFDIR | 0o755)).unwrap();
+    a.make(b"sub", &node(S_IFDIR | 0o755)).unwrap();
+    assert_eq!((nlink(&root), nlink(&a), nlink(&b)), (4, 3, 2));
+    a.rename(b"sub", &b, b"moved", 0).unwrap();
+    assert_eq!((nlink(&root), nlink(&a), nlink(&b)), (4, 2, 3));
+    assert_eq!(root.rmdir(b"b", &b), Err(Errno::ENOTEMPTY));
+    root.rmdir(b"a", &a).unwrap();
+    assert_eq!((nlink(&root), nlink(&a)), (3, 0));
+    assert_eq!(a.make(b"x", &node(S_IFREG)).err(), Some(Errno::ENOENT));
+}
+
+#[test]
+fn exchange_swaps_and_noreplace_refuses() {
+    let (_fs, root) = fresh();
+    let dir = root.make(b"d", &node(S_IFDIR | 0o755)).unwrap();
+    let file = root.make(b"f", &node(S_IFREG | 0o644)).unwrap();
+    assert_eq!(root.rename(b"f", &root, b"d", RENAME_NOREPLACE), Err(Errno::EEXIST));
+    root.rename(b"f", &root, b"d", RENAME_EXCHANGE).unwrap();
+    assert_eq!(root.lookup(b"d").unwrap().id(), file.id());
+    assert_eq!(root.lookup(b"f").unwrap().id(), dir.id());
+    let inner = dir.make(b"x", &node(S_IFREG | 0o644)).unwrap();
+    dir.rename(b"x", &root, b"d", RENAME_EXCHANGE).unwrap();
+    assert_eq!(dir.lookup(b"x").unwrap().id(), file.id());
+    assert_eq!(root.lookup(b"d").unwrap().id(), inner.id());
+}
+
+#[test]
+fn hard_links_share_the_node() {
+    let (_fs, root) = fresh();
+    let file = root.make(b"f", &node(S_IFREG | 0o644)).unwrap();
+    root.link(b"g", &file).unwrap();
+    assert_eq!(nlink(&file), 2);
+    // Renaming one name of a file to another does nothing.
+    root.rename(b"f", &root, b"g", 0).unwrap();
+    assert_eq!(nlink(&file), 2);
+    root.unlink(b"f", &file).unwrap();
+    root.unlink(b"g", &file).unwrap();
+    assert_eq!(nlink(&file), 0);
+}
+
+#[test]
+fn a_very_deep_tree_is_dropped_without_recursion() {
+    let (fs, root) = fresh();
+    let mut at = root;
+    for _ in 0..200_000 {
+        at = at.make(b"d", &node(S_IFDIR | 0o755)).unwrap();
+    }
+    drop(at);
+    let budget = fs.shared.budget.clone();
+    drop(fs);
+    assert_eq!(budget.state().1, 0);
+}
