@@ -164,3 +164,25 @@ impl World {
         self.tree.lock().group(pgid).cloned().collect()
     }
 }
+
+/// Random bytes from the host.
+pub fn random_bytes(into: &mut [u8]) {
+    let mut done = 0;
+    while let Some(rest) = into.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        match rustix::rand::getrandom(rest, rustix::rand::GetRandomFlags::empty()) {
+            Ok(count) => done += count,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => {
+                log::error!("the host gives no random bytes: {error}");
+                return;
+            }
+        }
+    }
+}
+
+/// A random number from the host.
+pub fn random_u64() -> u64 {
+    let mut bytes = [0; 8];
+    random_bytes(&mut bytes);
+    u64::from_ne_bytes(bytes)
+}

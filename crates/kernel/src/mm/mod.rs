@@ -1,15 +1,38 @@
 //! What the kernel knows of a guest's address space beyond what the host does: the heap's bounds, where the
 //! program's strings lie, and which file is behind which mapping.
 
-use std::sync::Arc;
+mod maps;
 
-use coracle_platform::Space;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Weak};
+
+use coracle_platform::{MapSource, Space};
 use parking_lot::Mutex;
+
+use crate::fd::OpenFile;
+use crate::fs::PathRef;
+
+pub use maps::{MapEntry, MapName};
 
 /// One guest address space, shared by all tasks with `CLONE_VM`.
 pub struct AddressSpace {
     pub space: Arc<dyn Space>,
     pub image: Mutex<Image>,
+    /// What was mapped, by the host's device and inode numbers.
+    files: Mutex<HashMap<(u64, u64), MappedFile>>,
+    /// Open files that the platform was told to forget when they are closed.
+    watched: Mutex<HashSet<u64>>,
+    /// Ranges that are ours, not the guest's: gaps that make places random. Start and end.
+    hidden: Mutex<Vec<(u64, u64)>>,
+}
+
+/// How a mapped file shows in `/proc/PID/maps`.
+#[derive(Clone)]
+struct MappedFile {
+    place: Option<PathRef>,
+    description: String,
+    dev: u64,
+    ino: u64,
 }
 
 /// What `execve` left: `/proc/PID/{exe,cmdline,environ,auxv,stat}`.
@@ -18,7 +41,7 @@ pub struct Image {
     /// Path of the program as the guest names it.
     pub exe: Vec<u8>,
     /// The opened program, for `/proc/PID/exe`.
-    pub exe_file: Option<Arc<crate::fd::OpenFile>>,
+    pub exe_file: Option<Arc<OpenFile>>,
     /// Addresses of the argument strings: start, end.
     pub args: (u64, u64),
     /// Addresses of the environment strings: start, end.
@@ -27,13 +50,12 @@ pub struct Image {
     pub auxv: Vec<(u64, u64)>,
     pub code: (u64, u64),
     pub data: (u64, u64),
-    /// Stack mapping and initial stack pointer.
+    /// The stack's mapping: start, end.
     pub stack: (u64, u64),
+    /// Initial stack pointer.
     pub start_stack: u64,
     pub start_brk: u64,
     pub brk: u64,
-    /// End of the reservation that brk moves in.
-    pub brk_limit: u64,
     /// `PR_SET_DUMPABLE`.
     pub dumpable: u32,
 }
@@ -41,11 +63,57 @@ pub struct Image {
 impl AddressSpace {
     /// Nothing is known of it yet.
     pub fn new(space: Arc<dyn Space>) -> Arc<AddressSpace> {
-        Arc::new(AddressSpace { space, image: Mutex::new(Image { dumpable: 1, ..Image::default() }) })
+        Arc::new(AddressSpace {
+            space,
+            image: Mutex::new(Image { dumpable: 1, ..Image::default() }),
+            files: Mutex::default(),
+            watched: Mutex::default(),
+            hidden: Mutex::default(),
+        })
     }
 
     /// The copy that `fork` makes.
     pub(crate) fn forked(&self, space: Arc<dyn Space>) -> Arc<AddressSpace> {
-        Arc::new(AddressSpace { space, image: Mutex::new(self.image.lock().clone()) })
+        Arc::new(AddressSpace {
+            space,
+            image: Mutex::new(self.image.lock().clone()),
+            files: Mutex::new(self.files.lock().clone()),
+            watched: Mutex::default(),
+            hidden: Mutex::new(self.hidden.lock().clone()),
+        })
+    }
+
+    /// `source` is about to be mapped on behalf of `file`: remembers what it shows as.
+    pub(crate) fn note_file(&self, source: &MapSource, file: &OpenFile) {
+        let Ok(host) = rustix::fs::fstat(&*source.file) else { return };
+        let id = (host.st_dev, host.st_ino);
+        if self.files.lock().contains_key(&id) {
+            return;
+        }
+        let guest = file.file.stat().unwrap_or_default();
+        let place = file.path.clone();
+        let description = if place.is_some() { String::new() } else { file.file.description() };
+        let shown = MappedFile { place, description, dev: guest.st_dev, ino: guest.st_ino };
+        self.files.lock().insert(id, shown);
+    }
+
+    /// Tells the platform when `file` is closed for good, once.
+    pub(crate) fn watch_close(self: &Arc<Self>, file: &OpenFile) {
+        if self.watched.lock().insert(file.key) {
+            let this: Weak<AddressSpace> = Arc::downgrade(self);
+            file.at_drop(move |key| {
+                if let Some(mm) = this.upgrade() {
+                    mm.watched.lock().remove(&key);
+                    mm.space.forget_file(key);
+                }
+            });
+        }
+    }
+
+    /// The range is not the guest's and does not show.
+    pub(crate) fn hide(&self, start: u64, end: u64) {
+        if start < end {
+            self.hidden.lock().push((start, end));
+        }
     }
 }

@@ -25,7 +25,7 @@ pub(super) fn finish(task: &Arc<Task>, mut thread: Box<dyn Thread>) {
     }
     signal::task_exits(task);
     close_files(task, task.take_files());
-    account(task);
+    account_thread(task);
     if leave(task) {
         end_process(task);
     } else {
@@ -46,7 +46,7 @@ pub(super) fn close_files(task: &Arc<Task>, table: Arc<FdTable>) {
 }
 
 /// Adds what the thread used to its process and to the world.
-fn account(task: &Task) {
+pub(super) fn account_thread(task: &Task) {
     let control = task.control();
     let (user, system) = control.cpu_time();
     usage::add_times(&mut task.process.dead_threads.lock(), user, system);

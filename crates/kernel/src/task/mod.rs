@@ -6,7 +6,9 @@
 
 pub mod clone;
 mod cred;
+pub mod exec;
 pub mod exit;
+mod load;
 pub mod pidfd;
 mod pool;
 mod process;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Process, Task};
+use crate::mm::AddressSpace;
 use crate::abi::types::{Rusage, Timeval};
 
 /// `USER_HZ`.
@@ -91,8 +92,13 @@ fn add_space(to: &mut Rusage, used: &coracle_platform::Usage) {
 /// The address space is about to go: what it used is kept with the process.
 pub(super) fn settle(process: &Process) {
     if let Some(mm) = process.mm() {
-        add_space(&mut process.dead_threads.lock(), &mm.space.usage());
+        settle_space(process, &mm);
     }
+}
+
+/// Likewise, where the address space is given up by `execve`.
+pub(super) fn settle_space(process: &Process, mm: &AddressSpace) {
+    add_space(&mut process.dead_threads.lock(), &mm.space.usage());
 }
 
 /// A zombie is waited for: its usage is its parent's children's now.
