@@ -1,0 +1,310 @@
+//! The filter of every worker thread: which host calls the shim's instructions may make.
+//!
+//! A rule names the exact instruction (seccomp sees the address behind it), the call, and what its arguments
+//! may be. All else is trapped (SIGSYS) and becomes a guest's system call. This file is the complete list of
+//! what a hostile guest can ask of the host.
+
+use coracle_abi::port::{INTERRUPT_SIGNAL, NOTIFY_CALL, PORT_COUNT, PORT_SIZE, PORTS_OFFSET};
+use coracle_blobs::label;
+
+/// One instruction of classic BPF, as the host reads it (`struct sock_filter`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Instruction {
+    code: u16,
+    jt: u8,
+    jf: u8,
+    k: u32,
+}
+
+impl Instruction {
+    /// As the host reads it.
+    pub fn bytes(self) -> [u8; 8] {
+        let [c0, c1] = self.code.to_ne_bytes();
+        let [k0, k1, k2, k3] = self.k.to_ne_bytes();
+        [c0, c1, self.jt, self.jf, k0, k1, k2, k3]
+    }
+}
+
+const LD_ABS: u16 = 0x20;
+const LD_IMM: u16 = 0x00;
+const LD_MEM: u16 = 0x60;
+const ST: u16 = 0x02;
+const TAX: u16 = 0x07;
+const ADD_X: u16 = 0x0c;
+const AND_K: u16 = 0x54;
+const JA: u16 = 0x05;
+const JEQ: u16 = 0x15;
+const JGE: u16 = 0x35;
+const JGE_X: u16 = 0x3d;
+const JSET: u16 = 0x45;
+const RET: u16 = 0x06;
+
+const ALLOW: u32 = 0x7fff_0000;
+const TRAP: u32 = 0x0003_0000;
+const NOTIFY: u32 = 0x7fc0_0000;
+
+const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
+const NUMBER: u32 = 0;
+const ARCH: u32 = 4;
+const IP_LOW: u32 = 8;
+const IP_HIGH: u32 = 12;
+
+const fn low(argument: u32) -> u32 {
+    16 + 8 * argument
+}
+
+const fn high(argument: u32) -> u32 {
+    20 + 8 * argument
+}
+
+/// Writes a program front to back; jumps that are not taken fall through to what follows.
+struct Program {
+    code: Vec<Instruction>,
+    /// Upper half of the shim's base: all guest addresses lie below, all of the shim's within.
+    base: u32,
+}
+
+impl Program {
+    fn emit(&mut self, code: u16, jt: u8, jf: u8, k: u32) {
+        self.code.push(Instruction { code, jt, jf, k });
+    }
+
+    fn load(&mut self, offset: u32) {
+        self.emit(LD_ABS, 0, 0, offset);
+    }
+
+    fn finish(&mut self, verdict: u32) {
+        self.emit(RET, 0, 0, verdict);
+    }
+
+    fn need_equal(&mut self, value: u32) {
+        self.emit(JEQ, 1, 0, value);
+        self.finish(TRAP);
+    }
+
+    fn need_below(&mut self, value: u32) {
+        self.emit(JGE, 0, 1, value);
+        self.finish(TRAP);
+    }
+
+    fn need_clear(&mut self, bits: u32) {
+        self.emit(JSET, 0, 1, bits);
+        self.finish(TRAP);
+    }
+
+    fn need_one_of(&mut self, values: &[u32]) {
+        for (index, value) in values.iter().enumerate() {
+            self.emit(JEQ, (values.len() - index) as u8, 0, *value);
+        }
+        self.finish(TRAP);
+    }
+
+    /// Runs `body` if the loaded word equals `value`. The body must end every path with a verdict.
+    fn when(&mut self, value: u32, body: impl FnOnce(&mut Program)) {
+        // Two steps, because a conditional jump reaches 255 instructions and an unconditional one any number.
+        self.emit(JEQ, 1, 0, value);
+        let jump = self.code.len();
+        self.emit(JA, 0, 0, 0);
+        body(self);
+        self.code[jump].k = (self.code.len() - jump - 1) as u32;
+    }
+
+    /// As `when`, for a call that needs no further check.
+    fn allow(&mut self, number: u32) {
+        self.when(number, |p| p.finish(ALLOW));
+    }
+
+    /// The argument is an address below the shim.
+    fn need_guest(&mut self, address: u32) {
+        self.load(high(address));
+        self.need_below(self.base);
+    }
+
+    /// `address + len` lies below the shim and does not wrap: 64-bit arithmetic in 32-bit words.
+    fn need_range(&mut self, address: u32, len: u32) {
+        self.need_guest(address);
+        self.need_guest(len);
+        self.load(low(address));
+        self.emit(TAX, 0, 0, 0);
+        self.load(low(len));
+        self.emit(ADD_X, 0, 0, 0);
+        // The sum of the lower halves is below one of them: carry.
+        self.emit(JGE_X, 0, 2, 0);
+        self.emit(LD_IMM, 0, 0, 0);
+        self.emit(JA, 0, 0, 1);
+        self.emit(LD_IMM, 0, 0, 1);
+        self.emit(ST, 0, 0, 0);
+        self.load(high(address));
+        self.emit(TAX, 0, 0, 0);
+        self.load(high(len));
+        self.emit(ADD_X, 0, 0, 0);
+        self.emit(TAX, 0, 0, 0);
+        self.emit(LD_MEM, 0, 0, 0);
+        self.emit(ADD_X, 0, 0, 0);
+        self.need_below(self.base);
+    }
+
+    /// Runs `body` if the loaded word has any of `bits`; otherwise falls through with `A` unchanged.
+    fn when_set(&mut self, bits: u32, body: impl FnOnce(&mut Program)) {
+        self.emit(JSET, 1, 0, bits);
+        let jump = self.code.len();
+        self.emit(JA, 0, 0, 0);
+        body(self);
+        self.code[jump].k = (self.code.len() - jump - 1) as u32;
+    }
+}
+
+/// The program for a shim at `base`.
+pub fn build(base: u64) -> Vec<Instruction> {
+    let mut p = Program { code: Vec::new(), base: (base >> 32) as u32 };
+    p.load(ARCH);
+    p.need_equal(AUDIT_ARCH_X86_64);
+    p.load(IP_HIGH);
+    p.need_equal(p.base);
+    p.load(IP_LOW);
+
+    // Waiting for each other, on words of the ports only.
+    for site in [label::FUTEX_WAIT_FAST, label::FUTEX_WAKE_FAST, label::FUTEX_HANDLER] {
+        p.when(site as u32, |p| {
+            p.load(NUMBER);
+            p.need_equal(libc::SYS_futex as u32);
+            p.load(high(0));
+            p.need_equal(p.base);
+            p.load(low(1));
+            p.need_below(2); // FUTEX_WAIT, FUTEX_WAKE
+            p.finish(ALLOW);
+        });
+    }
+    p.when(label::SIGRETURN_AFTER as u32, |p| single(p, libc::SYS_rt_sigreturn));
+    p.when(label::EXIT_AFTER as u32, |p| single(p, libc::SYS_exit));
+    p.when(label::CLOSE_AFTER as u32, |p| single(p, libc::SYS_close));
+    p.when(label::DEATHSIG_AFTER as u32, |p| {
+        p.load(NUMBER);
+        p.need_equal(libc::SYS_prctl as u32);
+        for (argument, value) in [(0, libc::PR_SET_PDEATHSIG as u32), (1, libc::SIGKILL as u32)] {
+            p.load(low(argument));
+            p.need_equal(value);
+        }
+        p.finish(ALLOW);
+    });
+    // A new address space takes its ports: one mapping, all arguments fixed but the descriptor.
+    p.when(label::PORTS_AFTER as u32, |p| {
+        p.load(NUMBER);
+        p.need_equal(libc::SYS_mmap as u32);
+        let fixed = (libc::MAP_SHARED | libc::MAP_FIXED) as u32;
+        let values = [PORTS_OFFSET as u32, (PORT_SIZE * PORT_COUNT) as u32, 3, fixed];
+        for (argument, value) in (0..).zip(values) {
+            p.load(low(argument));
+            p.need_equal(value);
+            p.load(high(argument));
+            p.need_equal(if argument == 0 { p.base } else { 0 });
+        }
+        p.finish(ALLOW);
+    });
+    // What only the kernel may decide: it compares with what it has ordered (notify.rs).
+    for (site, number) in [
+        (label::NOTIFY_AFTER, NOTIFY_CALL),
+        (label::HELLO_AFTER, NOTIFY_CALL),
+        (label::CLONE_AFTER, libc::SYS_clone as u32),
+    ] {
+        p.when(site as u32, |p| {
+            p.load(NUMBER);
+            p.need_equal(number);
+            p.finish(NOTIFY);
+        });
+    }
+    // Calls on the guest's own memory: lane 2, and orders of the kernel.
+    p.emit(JEQ, 3, 0, label::LANE2_AFTER as u32);
+    p.emit(JEQ, 2, 0, label::ORDER_FAST as u32);
+    p.emit(JEQ, 1, 0, label::ORDER_AFTER as u32);
+    p.finish(TRAP);
+    own_memory(&mut p);
+    p.code
+}
+
+fn single(p: &mut Program, number: libc::c_long) {
+    p.load(NUMBER);
+    p.need_equal(number as u32);
+    p.finish(ALLOW);
+}
+
+/// Calls that can affect only the caller's own address space or thread.
+fn own_memory(p: &mut Program) {
+    p.load(NUMBER);
+    p.when(libc::SYS_futex as u32, |p| {
+        p.need_guest(0);
+        p.load(low(1));
+        p.emit(AND_K, 0, 0, !(libc::FUTEX_PRIVATE_FLAG | libc::FUTEX_CLOCK_REALTIME) as u32);
+        // WAIT, WAKE, WAIT_BITSET, WAKE_BITSET
+        for operation in [0, 1, 9, 10] {
+            p.when(operation, |p| p.finish(ALLOW));
+        }
+        // REQUEUE, CMP_REQUEUE, WAKE_OP: two words
+        p.need_one_of(&[3, 4, 5]);
+        p.need_guest(4);
+        p.finish(ALLOW);
+    });
+    p.when(libc::SYS_mmap as u32, |p| {
+        p.load(high(3));
+        p.need_equal(0);
+        p.load(low(3));
+        p.need_clear((libc::MAP_HUGETLB | libc::MAP_LOCKED | libc::MAP_GROWSDOWN) as u32);
+        p.when_set((libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) as u32, |p| {
+            p.need_range(0, 1);
+            p.finish(ALLOW);
+        });
+        p.finish(ALLOW);
+    });
+    for number in [libc::SYS_munmap, libc::SYS_mprotect, libc::SYS_msync] {
+        p.when(number as u32, |p| {
+            p.need_range(0, 1);
+            p.finish(ALLOW);
+        });
+    }
+    p.when(libc::SYS_madvise as u32, |p| {
+        p.need_range(0, 1);
+        p.load(high(2));
+        p.need_equal(0);
+        p.load(low(2));
+        p.need_below(26); // not the poisoning ones
+        p.emit(JEQ, 0, 1, libc::MADV_MERGEABLE as u32); // merged pages are a side channel
+        p.finish(TRAP);
+        p.finish(ALLOW);
+    });
+    p.when(libc::SYS_mremap as u32, |p| {
+        p.need_range(0, 1);
+        p.need_range(0, 2);
+        p.load(low(3));
+        p.when_set(libc::MREMAP_FIXED as u32, |p| {
+            p.need_range(4, 2);
+            p.finish(ALLOW);
+        });
+        p.finish(ALLOW);
+    });
+    p.when(libc::SYS_clock_gettime as u32, |p| {
+        p.load(low(0));
+        // REALTIME, MONOTONIC, THREAD_CPUTIME, RAW, both COARSE, BOOTTIME, TAI
+        p.need_one_of(&[0, 1, 3, 4, 5, 6, 7, 11]);
+        p.finish(ALLOW);
+    });
+    p.when(libc::SYS_membarrier as u32, |p| {
+        p.load(low(0));
+        // The private forms: they interrupt only this process's threads.
+        p.need_one_of(&[8, 16, 32, 64, 128, 256]);
+        p.finish(ALLOW);
+    });
+    p.when(libc::SYS_rseq as u32, |p| {
+        p.need_guest(0);
+        p.finish(ALLOW);
+    });
+    p.allow(libc::SYS_gettimeofday as u32);
+    p.allow(libc::SYS_time as u32);
+    p.allow(libc::SYS_sched_yield as u32);
+    p.allow(libc::SYS_getcpu as u32);
+    p.allow(libc::SYS_close as u32);
+    p.finish(TRAP);
+}
+
+/// The signal that interrupts guest code is never a guest's to choose.
+const _: () = assert!(INTERRUPT_SIGNAL > 0 && INTERRUPT_SIGNAL < 32);

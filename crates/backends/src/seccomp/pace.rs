@@ -1,0 +1,188 @@
+//! How a kernel thread waits for its guest: spin or sleep.
+//!
+//! Spinning on both sides makes a call cost 0.1 us; spinning while both share one processor makes it cost the
+//! whole spin. So the kernel spins only while its guest runs on another CPU, and only as long as that paid off
+//! lately; otherwise it sleeps at once, on the guest's own CPU, where waking it is cheapest.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use coracle_abi::port::{POSTED, word};
+
+use super::ports::Port;
+
+/// Spin at most this long for the next request.
+const SPIN: Duration = Duration::from_micros(50);
+/// A guest spins at most this many `pause`s (about 26 ns each) for a reply.
+const GUEST_SPIN: u32 = 2000;
+/// After this many spins in vain, sleep.
+const PATIENCE: u32 = 2;
+/// While sleeping, a request this soon after the reply makes spinning worth another try.
+const HOT: Duration = Duration::from_micros(30);
+
+/// Waiting policy, for measurements.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Policy {
+    #[default]
+    Adaptive,
+    Spin,
+    Sleep,
+}
+
+static POLICY: AtomicU32 = AtomicU32::new(0);
+/// Kernel threads that spin now. One per processor but one at most: the guests need room.
+static SPINNERS: AtomicU32 = AtomicU32::new(0);
+static CALIBRATED: AtomicBool = AtomicBool::new(false);
+static TICKS_PER_US: AtomicU32 = AtomicU32::new(1000);
+
+/// Chooses the policy for this process.
+pub fn set_policy(policy: Policy) {
+    POLICY.store(policy as u32, Ordering::Relaxed);
+}
+
+/// State of one thread's waiting.
+#[derive(Default)]
+pub struct Pace {
+    /// Spins in vain in a row.
+    vain: u32,
+    /// Time stamp of the last reply.
+    replied: u64,
+    /// The CPU this thread has confined itself to.
+    bound: Option<u32>,
+    cpus: u32,
+}
+
+impl Pace {
+    /// Just before a reply: says where this thread runs and how long the guest may spin next time.
+    pub fn replying(&mut self, port: &Port) {
+        port.set32(word::KERNEL_CPU, current_cpu());
+        let spin = match policy() {
+            Policy::Sleep => 0,
+            _ => GUEST_SPIN,
+        };
+        port.set32(word::SPIN, spin);
+        self.replied = now();
+    }
+
+    /// Waits until the state is `POSTED` or anything else than a reply, or `gone` says so.
+    pub fn wait(&mut self, port: &Port, gone: impl Fn() -> bool) {
+        if port.state().load(Ordering::SeqCst) == POSTED || gone() {
+            return;
+        }
+        if self.worth_spinning(port) && self.spin(port) {
+            return;
+        }
+        self.sleep(port, gone);
+    }
+
+    fn worth_spinning(&mut self, port: &Port) -> bool {
+        match policy() {
+            Policy::Spin => return true,
+            Policy::Sleep => return false,
+            Policy::Adaptive => {}
+        }
+        if self.cpus == 0 {
+            self.cpus = rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count());
+        }
+        if self.cpus < 2 || self.vain >= PATIENCE {
+            return false;
+        }
+        if self.bound.take().is_some() {
+            unbind();
+        }
+        port.get32(word::GUEST_CPU) != current_cpu() && SPINNERS.load(Ordering::Relaxed) + 1 < self.cpus
+    }
+
+    fn spin(&mut self, port: &Port) -> bool {
+        SPINNERS.fetch_add(1, Ordering::Relaxed);
+        let limit = SPIN.as_micros() as u64 * ticks_per_us();
+        let start = now();
+        let mut last = start;
+        let won = loop {
+            if port.state().load(Ordering::SeqCst) == POSTED {
+                self.vain = 0;
+                break true;
+            }
+            std::hint::spin_loop();
+            let time = now();
+            // Somebody else had this CPU meanwhile: there is none to spare.
+            let preempted = time.wrapping_sub(last) > 100 * ticks_per_us();
+            last = time;
+            if preempted || time.wrapping_sub(start) > limit {
+                self.vain += if preempted { PATIENCE } else { 1 };
+                break false;
+            }
+        };
+        SPINNERS.fetch_sub(1, Ordering::Relaxed);
+        won
+    }
+
+    fn sleep(&mut self, port: &Port, gone: impl Fn() -> bool) {
+        self.bind(port.get32(word::GUEST_CPU));
+        port.atomic(word::KERNEL_SLEEPS).swap(1, Ordering::SeqCst);
+        loop {
+            let state = port.state().load(Ordering::SeqCst);
+            if state != coracle_abi::port::REPLIED || gone() {
+                break;
+            }
+            // SAFETY: the word is mapped as long as the port is borrowed.
+            unsafe { libc::syscall(libc::SYS_futex, port.state().as_ptr(), libc::FUTEX_WAIT, state, 0, 0, 0) };
+        }
+        port.atomic(word::KERNEL_SLEEPS).store(0, Ordering::SeqCst);
+        let gap = port.get64(word::STAMP).wrapping_sub(self.replied);
+        if gap < HOT.as_micros() as u64 * ticks_per_us() {
+            self.vain = 0;
+        }
+    }
+
+    /// Stays on the guest's CPU: waking a thread there costs a twentieth of waking one elsewhere.
+    fn bind(&mut self, cpu: u32) {
+        if policy() == Policy::Spin || self.cpus < 2 || self.bound == Some(cpu) {
+            return;
+        }
+        let mut set = rustix::thread::CpuSet::new();
+        if (cpu as usize) < rustix::thread::CpuSet::MAX_CPU {
+            set.set(cpu as usize);
+            if rustix::thread::sched_setaffinity(None, &set).is_ok() {
+                self.bound = Some(cpu);
+            }
+        }
+    }
+}
+
+/// Free to run anywhere again.
+fn unbind() {
+    let mut set = rustix::thread::CpuSet::new();
+    for cpu in 0..rustix::thread::CpuSet::MAX_CPU {
+        set.set(cpu);
+    }
+    let _ = rustix::thread::sched_setaffinity(None, &set);
+}
+
+fn policy() -> Policy {
+    match POLICY.load(Ordering::Relaxed) {
+        1 => Policy::Spin,
+        2 => Policy::Sleep,
+        _ => Policy::Adaptive,
+    }
+}
+
+fn current_cpu() -> u32 {
+    rustix::thread::sched_getcpu() as u32
+}
+
+fn now() -> u64 {
+    // SAFETY: RDTSC is available to user space on every host this runs on (the shim uses it too).
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// Measured once: a rough figure is enough for bounds.
+fn ticks_per_us() -> u64 {
+    if !CALIBRATED.swap(true, Ordering::Relaxed) {
+        let (start, ticks) = (std::time::Instant::now(), now());
+        while start.elapsed() < Duration::from_micros(50) {}
+        let rate = (now() - ticks) * 1000 / (start.elapsed().as_nanos() as u64).max(1);
+        TICKS_PER_US.store(rate.max(1) as u32, Ordering::Relaxed);
+    }
+    u64::from(TICKS_PER_US.load(Ordering::Relaxed))
+}

@@ -1,0 +1,114 @@
+//! Where the fast path goes for each call number: which calls take which lane, and what is staged.
+
+use coracle_abi::port::word;
+use coracle_blobs::label;
+
+use super::ports::Port;
+
+/// Calls that the thread answers itself.
+const LANE1: &[(libc::c_long, u64)] = &[
+    (libc::SYS_getpid, label::LANE1_GETPID),
+    (libc::SYS_gettid, label::LANE1_GETTID),
+    (libc::SYS_getppid, label::LANE1_GETPPID),
+    (libc::SYS_getuid, label::LANE1_GETUID),
+    (libc::SYS_geteuid, label::LANE1_GETEUID),
+    (libc::SYS_getgid, label::LANE1_GETGID),
+    (libc::SYS_getegid, label::LANE1_GETEGID),
+];
+
+/// Calls that the thread makes to the host itself, as far as the filter lets it.
+const LANE2: &[(libc::c_long, u64)] = &[
+    (libc::SYS_mmap, label::LANE2_MMAP),
+    (libc::SYS_futex, label::LANE2_FUTEX),
+    (libc::SYS_munmap, label::LANE2),
+    (libc::SYS_mprotect, label::LANE2),
+    (libc::SYS_madvise, label::LANE2),
+    (libc::SYS_mremap, label::LANE2),
+    (libc::SYS_membarrier, label::LANE2),
+    (libc::SYS_rseq, label::LANE2),
+    (libc::SYS_sched_yield, label::LANE2),
+    (libc::SYS_clock_gettime, label::LANE2),
+    (libc::SYS_gettimeofday, label::LANE2),
+    (libc::SYS_time, label::LANE2),
+    (libc::SYS_getcpu, label::LANE2),
+];
+
+/// Calls with a path in the first argument.
+const PATH0: &[libc::c_long] = &[
+    libc::SYS_open,
+    libc::SYS_stat,
+    libc::SYS_lstat,
+    libc::SYS_access,
+    libc::SYS_readlink,
+    libc::SYS_unlink,
+    libc::SYS_mkdir,
+    libc::SYS_rmdir,
+    libc::SYS_chdir,
+    libc::SYS_creat,
+    libc::SYS_chmod,
+    libc::SYS_chown,
+    libc::SYS_lchown,
+    libc::SYS_truncate,
+    libc::SYS_statfs,
+    libc::SYS_getxattr,
+    libc::SYS_lgetxattr,
+    libc::SYS_memfd_create,
+];
+
+/// Calls with a path in the second argument.
+const PATH1: &[libc::c_long] = &[
+    libc::SYS_openat,
+    libc::SYS_newfstatat,
+    libc::SYS_statx,
+    libc::SYS_faccessat,
+    libc::SYS_faccessat2,
+    libc::SYS_readlinkat,
+    libc::SYS_unlinkat,
+    libc::SYS_mkdirat,
+    libc::SYS_fchmodat,
+    libc::SYS_fchownat,
+    libc::SYS_utimensat,
+    libc::SYS_openat2,
+];
+
+/// Calls with bytes in the second argument, as many as the third says.
+const BYTES1: &[libc::c_long] = &[libc::SYS_write, libc::SYS_pwrite64, libc::SYS_sendto];
+
+/// Calls for which the kernel needs the complete registers.
+const TRAPPED: &[libc::c_long] = &[
+    libc::SYS_clone,
+    libc::SYS_clone3,
+    libc::SYS_fork,
+    libc::SYS_vfork,
+    libc::SYS_execve,
+    libc::SYS_execveat,
+    libc::SYS_exit,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_arch_prctl,
+    libc::SYS_rt_sigsuspend,
+];
+
+/// Writes the table of a port. Without `short_cuts` every call takes the trap.
+pub fn fill(port: &Port, base: u64, short_cuts: bool) {
+    let put = |number: usize, target: u64| port.set64(word::TABLE + number * 8, base + target);
+    let start = if short_cuts { label::LANE3 } else { label::FAST_FOREIGN };
+    for number in 0..512 {
+        put(number, start);
+    }
+    if !short_cuts {
+        return;
+    }
+    for (number, target) in LANE1.iter().chain(LANE2) {
+        put(*number as usize, *target);
+    }
+    for (list, target) in [
+        (PATH0, label::LANE3_PATH0),
+        (PATH1, label::LANE3_PATH1),
+        (BYTES1, label::LANE3_BYTES1),
+        (TRAPPED, label::FAST_FOREIGN),
+    ] {
+        for number in list {
+            put(*number as usize, target);
+        }
+    }
+}

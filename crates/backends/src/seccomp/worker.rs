@@ -1,0 +1,256 @@
+//! A worker: the host process that is one guest address space.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use coracle_abi::port::{PORT_COUNT, SHIM_ALIGN, word};
+use coracle_platform::{Death, Layout, Mapping, Space, Usage};
+use parking_lot::Mutex;
+
+use super::memory;
+use super::ports::Ports;
+use super::rewrite::Sites;
+use super::thread::wake_word;
+
+/// Value of a port's state once its worker is dead. Only the kernel writes it.
+pub const DEAD: u32 = 3;
+
+/// One worker.
+pub struct Worker {
+    pub pid: i32,
+    pub base: u64,
+    pub ports: Arc<Ports>,
+    dead: AtomicBool,
+    death: Mutex<Option<Death>>,
+    killed: AtomicBool,
+    ports_in_use: Mutex<Vec<bool>>,
+    /// Guest threads alive.
+    pub threads: AtomicU32,
+    pub files: Mutex<Files>,
+    pub sites: Mutex<Sites>,
+}
+
+/// Descriptors that the worker holds, for mapping.
+#[derive(Clone, Default)]
+pub struct Files {
+    /// Number in the worker by key of the open file.
+    pub numbers: HashMap<u64, i32>,
+    /// To be closed with the next order.
+    pub close: Vec<i32>,
+}
+
+impl Worker {
+    /// A worker whose process has this pid. Port 0 or `first_port` is in use.
+    pub fn new(pid: i32, base: u64, ports: Arc<Ports>, first_port: usize) -> Arc<Worker> {
+        let mut in_use = vec![false; PORT_COUNT as usize];
+        in_use[first_port] = true;
+        Arc::new(Worker {
+            pid,
+            base,
+            ports,
+            dead: AtomicBool::new(false),
+            death: Mutex::new(None),
+            killed: AtomicBool::new(false),
+            ports_in_use: Mutex::new(in_use),
+            threads: AtomicU32::new(1),
+            files: Mutex::default(),
+            sites: Mutex::default(),
+        })
+    }
+
+    /// A free port. One whose last host thread has not ended yet is not free.
+    pub fn take_port(&self) -> Option<usize> {
+        let mut in_use = self.ports_in_use.lock();
+        let free = (0..in_use.len())
+            .find(|index| !in_use[*index] && self.ports.port(*index).get32(word::HOST_TID) == 0)?;
+        in_use[free] = true;
+        Some(free)
+    }
+
+    /// The port may be taken again once its host thread has ended.
+    pub fn give_port(&self, index: usize) {
+        self.ports_in_use.lock()[index] = false;
+    }
+
+    /// How it ended, once it has.
+    pub fn death(&self) -> Option<Death> {
+        if !self.dead.load(Ordering::SeqCst) {
+            return None;
+        }
+        self.death.lock().or(Some(Death::Killed))
+    }
+
+    /// Called by the reaper: wakes everybody who waits for one of its threads.
+    pub fn died(&self, death: Death) {
+        let death = if self.killed.load(Ordering::SeqCst) { Death::Killed } else { death };
+        self.death.lock().get_or_insert(death);
+        self.dead.store(true, Ordering::SeqCst);
+        let in_use = self.ports_in_use.lock();
+        for index in (0..in_use.len()).filter(|index| in_use[*index]) {
+            let port = self.ports.port(index);
+            port.state().store(DEAD, Ordering::SeqCst);
+            wake_word(port.state());
+        }
+    }
+
+    /// It broke the protocol.
+    pub fn lied(&self, how: &'static str) {
+        log::warn!("worker {} {how}; it is ended", self.pid);
+        self.death.lock().get_or_insert(Death::Lied(how));
+        self.kill();
+    }
+
+    /// Sends `signal` to the whole worker; a worker that was reaped already is left alone.
+    fn signal(&self, signal: i32) {
+        if !self.dead.load(Ordering::SeqCst) {
+            // SAFETY: a plain system call. The pid is ours until the reaper has seen it, and then `dead` is set.
+            unsafe { libc::kill(self.pid, signal) };
+        }
+    }
+
+    fn proc(&self, name: &str) -> Option<File> {
+        File::open(format!("/proc/{}/{name}", self.pid)).ok()
+    }
+
+    fn proc_text(&self, name: &str) -> String {
+        let mut text = String::new();
+        if let Some(mut file) = self.proc(name) {
+            let _ = file.read_to_string(&mut text);
+        }
+        text
+    }
+}
+
+impl Space for Worker {
+    fn read(&self, address: u64, into: &mut [u8]) -> usize {
+        match self.clip(address, into.len()) {
+            0 => 0,
+            len => memory::read(self.pid, address, &mut into[..len]),
+        }
+    }
+
+    fn write(&self, address: u64, from: &[u8]) -> usize {
+        match self.clip(address, from.len()) {
+            0 => 0,
+            len => memory::write(self.pid, address, &from[..len]),
+        }
+    }
+
+    fn poke(&self, address: u64, from: &[u8]) -> usize {
+        let len = self.clip(address, from.len());
+        let Ok(file) = std::fs::OpenOptions::new().write(true).open(format!("/proc/{}/mem", self.pid)) else {
+            return 0;
+        };
+        file.write_at(&from[..len], address).unwrap_or(0)
+    }
+
+    fn layout(&self) -> Layout {
+        Layout { bottom: 0x1_0000, top: self.base }
+    }
+
+    fn mappings(&self) -> Vec<Mapping> {
+        parse_maps(&self.proc_text("maps"), self.base)
+    }
+
+    fn usage(&self) -> Usage {
+        let mut usage = Usage::default();
+        let stat = self.proc_text("stat");
+        // Fields after the parenthesised name, counted from `state` = 0 (proc_pid_stat(5)).
+        let fields: Vec<u64> = stat
+            .rsplit_once(')')
+            .map(|(_, rest)| rest.split_whitespace().map(|word| word.parse().unwrap_or(0)).collect())
+            .unwrap_or_default();
+        let field = |index: usize| fields.get(index).copied().unwrap_or(0);
+        usage.minor_faults = field(7);
+        usage.major_faults = field(9);
+        usage.user = Duration::from_millis(field(11) * 10);
+        usage.system = Duration::from_millis(field(12) * 10);
+        for line in self.proc_text("status").lines() {
+            let Some((name, value)) = line.split_once(':') else { continue };
+            let number: u64 = value.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(0);
+            match name {
+                "VmRSS" => usage.resident = number << 10,
+                "VmHWM" => usage.resident_peak = number << 10,
+                "RssAnon" => usage.resident_anonymous = number << 10,
+                "RssShmem" => usage.resident_shared = number << 10,
+                "voluntary_ctxt_switches" => usage.voluntary_switches = number,
+                "nonvoluntary_ctxt_switches" => usage.involuntary_switches = number,
+                _ => {}
+            }
+        }
+        usage.virtual_size = self.mappings().iter().map(|m| m.end - m.start).sum();
+        usage
+    }
+
+    fn forget_file(&self, key: u64) {
+        let mut files = self.files.lock();
+        if let Some(number) = files.numbers.remove(&key) {
+            files.close.push(number);
+        }
+    }
+
+    fn kill(&self) {
+        self.killed.store(true, Ordering::SeqCst);
+        self.signal(libc::SIGKILL);
+    }
+}
+
+impl Worker {
+    /// How much of a range lies below the shim: nothing above is the guest's.
+    fn clip(&self, address: u64, len: usize) -> usize {
+        usize::try_from(self.base.saturating_sub(address)).unwrap_or(usize::MAX).min(len)
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.signal(libc::SIGKILL);
+    }
+}
+
+/// Reads `/proc/PID/maps` (proc_pid_maps(5)), leaving out what lies at or above the shim.
+fn parse_maps(text: &str, base: u64) -> Vec<Mapping> {
+    let hex = |word: &str| u64::from_str_radix(word, 16).ok();
+    let parse = |line: &str| {
+        let mut words = line.split_ascii_whitespace();
+        let (start, end) = words.next()?.split_once('-')?;
+        let flags = words.next()?.as_bytes();
+        let offset = hex(words.next()?)?;
+        let (major, minor) = words.next()?.split_once(':')?;
+        let ino = words.next()?.parse().ok()?;
+        let bit = |at: usize, letter: u8, bit: u32| if flags.get(at) == Some(&letter) { bit } else { 0 };
+        Some(Mapping {
+            start: hex(start)?,
+            end: hex(end)?,
+            prot: bit(0, b'r', 1) | bit(1, b'w', 2) | bit(2, b'x', 4),
+            shared: flags.get(3) == Some(&b's'),
+            offset,
+            dev: libc::makedev(hex(major)? as u32, hex(minor)? as u32),
+            ino,
+            resident: 0,
+        })
+    };
+    text.lines().filter_map(parse).filter(|mapping| mapping.start < base).collect()
+}
+
+const _: () = assert!(SHIM_ALIGN == 1 << 32);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maps_are_read_and_the_shim_left_out() {
+        let text =
+            "5555-6666 r-xp 00001000 fe:01 42   /bin/x y\n7e0100000000-7e0100010000 r-xp 0 00:01 9 /memfd:x\n";
+        let maps = parse_maps(text, 0x7e01_0000_0000);
+        assert_eq!(maps.len(), 1);
+        assert_eq!((maps[0].start, maps[0].end, maps[0].prot, maps[0].ino), (0x5555, 0x6666, 5, 42));
+        assert_eq!(maps[0].dev, libc::makedev(0xfe, 1));
+    }
+}

@@ -1,0 +1,107 @@
+//! The platform by itself: machine code in a worker, traps here.
+
+use coracle_backends::seccomp::SeccompPlatform;
+use coracle_platform::*;
+
+const CODE: u64 = 0x40_0000;
+const STACK: u64 = 0x50_0000;
+
+/// A worker with `code` mapped and ready to run.
+fn vessel(platform: &SeccompPlatform, code: &[u8]) -> Vessel {
+    let mut vessel = platform.spawn().unwrap();
+    for (address, prot) in [(CODE, 7), (STACK, 3)] {
+        let call = MemoryCall::MapAnonymous { address, len: 0x1_0000, prot, flags: 0x12 };
+        assert_eq!(vessel.thread.memory(&call).unwrap(), Ok(address));
+    }
+    assert_eq!(vessel.space.write(CODE, code), code.len());
+    let regs = vessel.thread.freeze(0).unwrap();
+    regs.rip = CODE;
+    regs.rsp = STACK + 0x8000;
+    regs.rbx = 0x1234;
+    vessel
+}
+
+#[test]
+fn a_call_is_trapped_and_answered() {
+    let platform = SeccompPlatform::new().unwrap();
+    // mov $0x2a,%eax; mov $7,%edi; syscall; mov %rax,%rdi; mov $0x3c,%eax; syscall
+    let code = b"\xb8\x2a\0\0\0\xbf\x07\0\0\0\x0f\x05\x48\x89\xc7\xb8\x3c\0\0\0\x0f\x05";
+    let mut vessel = vessel(&platform, code);
+    let trap = vessel.thread.run(Resume::Continue);
+    assert!(matches!(trap, Trap::Syscall { number: 0x2a, args: [7, ..], lane: 4 }), "{trap:?}");
+    let trap = vessel.thread.run(Resume::Return(99));
+    assert!(matches!(trap, Trap::Syscall { number: 0x3c, args: [99, ..], lane: 4 }), "{trap:?}");
+    let regs = vessel.thread.freeze(5).unwrap();
+    assert_eq!((regs.rax, regs.rbx, regs.rip), (5, 0x1234, CODE + 22));
+    vessel.space.kill();
+    assert_eq!(vessel.thread.run(Resume::Continue), Trap::Died(Death::Killed));
+}
+
+#[test]
+fn a_fault_says_where_and_why() {
+    let platform = SeccompPlatform::new().unwrap();
+    let mut vessel = vessel(&platform, b"\x8b\x04\x25\x10\x00\x00\x00"); // mov 0x10,%eax
+    let trap = vessel.thread.run(Resume::Continue);
+    let expected = Fault { signal: 11, code: 1, address: 0x10, trap_number: 14, error_code: 4 };
+    assert_eq!(trap, Trap::Fault(expected));
+}
+
+#[test]
+fn a_fork_has_its_own_memory() {
+    let platform = SeccompPlatform::new().unwrap();
+    // mov $57,%eax; syscall; mov %rax,(%rsp); mov $1,%eax; syscall; ud2
+    let mut vessel = vessel(&platform, b"\xb8\x39\0\0\0\x0f\x05\x48\x89\x04\x24\xb8\x01\0\0\0\x0f\x05\x0f\x0b");
+    assert!(matches!(vessel.thread.run(Resume::Continue), Trap::Syscall { number: 57, .. }));
+    let mut child = vessel.thread.fork(&mut |regs| regs.rax = 0).unwrap();
+    assert!(matches!(vessel.thread.run(Resume::Return(42)), Trap::Syscall { number: 1, .. }));
+    assert!(matches!(child.thread.run(Resume::Continue), Trap::Syscall { number: 1, .. }));
+    let word = |space: &dyn Space| {
+        let mut bytes = [0; 8];
+        assert_eq!(space.read(STACK + 0x8000, &mut bytes), 8);
+        u64::from_le_bytes(bytes)
+    };
+    assert_eq!((word(&*vessel.space), word(&*child.space)), (42, 0));
+}
+
+#[test]
+fn threads_share_memory_and_are_interrupted() {
+    let platform = SeccompPlatform::new().unwrap();
+    let mut vessel = vessel(&platform, b"\xb8\x39\0\0\0\x0f\x05\xeb\xfe"); // mov; syscall; jmp .
+    assert!(matches!(vessel.thread.run(Resume::Continue), Trap::Syscall { number: 57, .. }));
+    let mut other = vessel.thread.spawn_thread(&mut |regs| regs.rsp = STACK + 0x4000).unwrap();
+    let control = other.control();
+    let loops = std::thread::spawn(move || other.run(Resume::Continue));
+    for _ in 0..100 {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+        control.interrupt();
+        if loops.is_finished() {
+            break;
+        }
+    }
+    assert_eq!(loops.join().unwrap(), Trap::Interrupted { call: None });
+    vessel.space.kill();
+}
+
+#[test]
+fn the_host_is_out_of_reach() {
+    let platform = SeccompPlatform::new().unwrap();
+    // Every call number from here, by a plain instruction: mov %ebx,%eax; syscall; inc %ebx; jmp
+    let mut vessel = vessel(&platform, b"\x31\xdb\x89\xd8\x0f\x05\xff\xc3\xeb\xf8");
+    let mut trap = vessel.thread.run(Resume::Continue);
+    for expected in 0..600 {
+        if expected == 335 || expected == 336 {
+            // uretprobe and uprobe bypass the filter; they come back as ENOSYS, by way of a fault or by themselves.
+            if !matches!(trap, Trap::Syscall { .. }) {
+                trap = vessel.thread.run(Resume::Continue);
+            }
+            continue;
+        }
+        let Trap::Syscall { number, .. } = trap else { panic!("{expected}: {trap:?}") };
+        if number != expected {
+            assert!((335..=337).contains(&number), "{expected}: {number}");
+            continue;
+        }
+        trap = vessel.thread.run(Resume::Return(0));
+    }
+    vessel.space.kill();
+}
