@@ -105,3 +105,44 @@ fn the_host_is_out_of_reach() {
     }
     vessel.space.kill();
 }
+
+#[test]
+fn a_hot_site_is_rewritten_and_means_the_same() {
+    use std::io::Write;
+    let platform = SeccompPlatform::new().unwrap();
+    // again: mov $140,%eax; syscall; mov %rax,%rdi; add $1,%rdi; jmp again
+    let code = b"\xb8\x8c\0\0\0\x0f\x05\x48\x89\xc7\x48\x83\xc7\x01\xeb\xf0";
+    let mut file = std::fs::File::from(rustix::fs::memfd_create("text", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
+    file.write_all(code).unwrap();
+    let mut vessel = platform.spawn().unwrap();
+    let file = MapSource { file: std::sync::Arc::new(file.into()), key: 1 };
+    let call = MemoryCall::MapFile { address: CODE, len: 0x1000, prot: 5, flags: 0x12, file, offset: 0 };
+    assert_eq!(vessel.thread.memory(&call).unwrap(), Ok(CODE));
+    let regs = vessel.thread.freeze(0).unwrap();
+    regs.rip = CODE;
+    regs.rdi = 6;
+    let mut trap = vessel.thread.run(Resume::Continue);
+    let mut lanes = Vec::new();
+    for round in 0..10 {
+        let Trap::Syscall { number: 140, args, lane } = trap else { panic!("{round}: {trap:?}") };
+        assert_eq!(args[0], 6 + round);
+        lanes.push(lane);
+        if round == 8 {
+            // In the middle of the fast path, the program's own address is what is seen.
+            let regs = vessel.thread.freeze(args[0]).unwrap();
+            assert_eq!(regs.rip, CODE + 7);
+            assert_eq!(regs.rflags & 0x8d5, 0x4 & regs.rflags);
+            trap = vessel.thread.run(Resume::Continue);
+        } else {
+            trap = vessel.thread.run(Resume::Return(args[0]));
+        }
+    }
+    assert_eq!(lanes, [4, 4, 4, 3, 3, 3, 3, 3, 3, 3]);
+    assert!(vessel.space.mappings().iter().all(|mapping| mapping.start == CODE), "{:?}", vessel.space.mappings());
+    // A jump behind the `syscall` that is no longer there.
+    let regs = vessel.thread.freeze(0).unwrap();
+    regs.rip = CODE + 7;
+    regs.rax = 77;
+    let trap = vessel.thread.run(Resume::Continue);
+    assert!(matches!(trap, Trap::Syscall { number: 140, args: [78, ..], .. }), "{trap:?}");
+}

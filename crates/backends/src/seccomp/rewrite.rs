@@ -1,31 +1,289 @@
-//! Rewriting of hot call sites: the `syscall` instruction becomes a jump to a trampoline.
+//! Rewriting of hot call sites: the `syscall` instruction becomes a near jump to a trampoline.
+//!
+//! ```text
+//!   site:  syscall            (2 bytes)   ->   jmp trampoline   (5 bytes: e9 r0 r1 r2 r3)
+//!          next instruction   (3 or more)
+//!
+//!   trampoline:  lea  after(%rip),%rcx    RCX is lost by a system call anyway
+//!                jmp  *entry(%rip)        the shim's fast path
+//!                syscall                  taken by the fast path to make the call by trap after all
+//!   after:       next instruction, copied
+//!                jmp  behind it
+//! ```
+//!
+//! What stood before the `syscall` (`mov $nr,%eax`, `xor %eax,%eax`, or nothing near) stays. Code that jumps to
+//! the `syscall` finds the jump. Code that jumps behind it finds r1, which is chosen (by the trampoline's place)
+//! to be no instruction at all: the fault leads to `after`. Nothing else can be a jump target, because the next
+//! instruction covers the rest. A site is left alone unless all of this holds.
+//!
+//! While several threads share the text, the bytes change in an order in which every state is safe to execute,
+//! with a core-serialising `membarrier` between the steps (as text_poke_bp() in arch/x86/kernel/alternative.c).
 
-use coracle_platform::Gone;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use coracle_blobs::label;
+use coracle_platform::{Gone, MemoryCall, Space};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction};
 
 use super::thread::SeccompThread;
+use super::worker::Worker;
+
+/// Traps of a site before it is rewritten.
+const HOT: u32 = 2;
+/// Size of an area of trampolines, and of one of them.
+const AREA: u64 = 0x1_0000;
+const SLOT: u64 = 48;
+/// Offsets in a trampoline.
+const CALL: u64 = 13;
+const AFTER: u64 = 15;
+/// Bytes that no instruction begins with in 64-bit mode (Intel SDM volume 2, opcode map; none of those that
+/// newer extensions have given a meaning).
+const INVALID: [u8; 11] = [0x06, 0x07, 0x0e, 0x16, 0x17, 0x1e, 0x1f, 0x27, 0x2f, 0x37, 0x3f];
+/// How far an area may lie from a site: well within a 32-bit displacement.
+const REACH: u64 = 1 << 30;
 
 /// The rewritten sites of one address space.
 #[derive(Clone, Default)]
-pub struct Sites {}
+pub struct Sites {
+    /// Traps so far, by address of the `syscall`; `u32::MAX` once decided.
+    heat: HashMap<u64, u32>,
+    /// By address of the site.
+    sites: HashMap<u64, Site>,
+    /// By address of the trampoline.
+    trampolines: HashMap<u64, u64>,
+    areas: Vec<Area>,
+}
+
+#[derive(Clone, Copy)]
+struct Site {
+    trampoline: u64,
+}
+
+#[derive(Clone)]
+struct Area {
+    start: u64,
+    used: Vec<bool>,
+}
 
 impl Sites {
     /// The program's own address for one in a trampoline.
     pub fn to_site(&self, rip: u64) -> u64 {
-        rip
+        let Some(area) = self.areas.iter().find(|area| rip.wrapping_sub(area.start) < AREA) else { return rip };
+        let at = (rip - area.start) % SLOT;
+        match self.trampolines.get(&(rip - at)) {
+            Some(site) if at <= CALL => *site,
+            Some(site) => site + 2 + (at - AFTER),
+            None => rip,
+        }
     }
 
     /// Where a thread goes on that stood behind a `syscall` which is no longer there.
     pub fn to_trampoline(&self, rip: u64) -> u64 {
-        rip
+        match self.sites.get(&rip.wrapping_sub(2)) {
+            Some(site) => site.trampoline + AFTER,
+            None => rip,
+        }
     }
 
-    /// The place in a trampoline that stands for an address inside a rewritten site.
-    pub fn inside(&self, _rip: u64) -> Option<u64> {
+    /// The place in a trampoline that stands for an address inside a rewritten site: behind the old `syscall`, or
+    /// behind the breakpoint that stands there for a moment.
+    pub fn inside(&self, rip: u64) -> Option<u64> {
+        let behind = self.sites.get(&rip.wrapping_sub(2)).map(|site| site.trampoline + AFTER);
+        behind.or_else(|| self.sites.get(&rip.wrapping_sub(1)).map(|site| site.trampoline))
+    }
+
+    /// Areas are no mappings of the guest.
+    pub fn hides(&self, start: u64) -> bool {
+        self.areas.iter().any(|area| area.start == start)
+    }
+
+    /// The address space between these bounds has new contents: what was known of it is void.
+    pub fn forget(&mut self, start: u64, len: u64) {
+        let within = |address: &u64| address.wrapping_sub(start) < len;
+        self.heat.retain(|site, _| !within(site));
+        self.sites.retain(|site, _| !within(site));
+        self.trampolines.retain(|_, site| !within(site));
+    }
+
+    /// A free trampoline from which the displacement has its second byte invalid.
+    fn find_slot(&mut self, site: u64) -> Option<u64> {
+        for area in self.areas.iter_mut().filter(|area| area.start.abs_diff(site) < REACH) {
+            // The first slot holds the address of the fast path.
+            for index in 1..area.used.len() {
+                let trampoline = area.start + index as u64 * SLOT;
+                let [_, second, ..] = displacement(site, trampoline);
+                if !area.used[index] && INVALID.contains(&second) {
+                    area.used[index] = true;
+                    return Some(trampoline);
+                }
+            }
+        }
         None
     }
 }
 
-/// A thread trapped; perhaps its site is worth rewriting.
-pub fn trapped(_thread: &mut SeccompThread) -> Result<(), Gone> {
+/// The displacement of a jump of five bytes at `from`.
+fn displacement(from: u64, to: u64) -> [u8; 4] {
+    (to.wrapping_sub(from).wrapping_sub(5) as u32).to_le_bytes()
+}
+
+/// A thread trapped at a `syscall` instruction; perhaps it is worth rewriting.
+pub fn trapped(thread: &mut SeccompThread, number: u64, rip: u64) -> Result<(), Gone> {
+    let worker = thread.worker().clone();
+    let site = rip.wrapping_sub(2);
+    if rip >= worker.base || super::table::needs_trap(number) {
+        return Ok(());
+    }
+    {
+        let mut sites = worker.sites.lock();
+        if sites.areas.iter().any(|area| site.wrapping_sub(area.start) < AREA) {
+            return Ok(());
+        }
+        let heat = sites.heat.entry(site).or_insert(0);
+        if *heat == u32::MAX {
+            return Ok(());
+        }
+        *heat += 1;
+        if *heat <= HOT {
+            return Ok(());
+        }
+        *heat = u32::MAX;
+    }
+    match next_instruction(&worker, site) {
+        Some(next) => rewrite(thread, &worker, site, &next),
+        None => Ok(()),
+    }
+}
+
+/// The bytes of the instruction behind the site, if it can be moved and covers the jump.
+fn next_instruction(worker: &Worker, site: u64) -> Option<Vec<u8>> {
+    let mut bytes = [0; 17];
+    let got = worker.read(site, &mut bytes);
+    let code = bytes.get(2..got)?;
+    if bytes[..2] != [0x0f, 0x05] {
+        return None;
+    }
+    let mut next = Instruction::default();
+    Decoder::with_ip(64, code, site + 2, DecoderOptions::NONE).decode_out(&mut next);
+    let movable =
+        !next.is_invalid() && next.flow_control() == FlowControl::Next && !next.is_ip_rel_memory_operand();
+    (movable && next.len() >= 3).then(|| code[..next.len()].to_vec())
+}
+
+fn rewrite(thread: &mut SeccompThread, worker: &Arc<Worker>, site: u64, next: &[u8]) -> Result<(), Gone> {
+    // Only text that the program itself cannot change under our hands: private, from a file, not writable.
+    let mappings = worker.all_mappings();
+    let text = mappings.iter().find(|mapping| site.wrapping_sub(mapping.start) < mapping.end - mapping.start);
+    if !text.is_some_and(|text| text.prot & 2 == 0 && text.ino != 0 && !text.shared && site + 5 <= text.end) {
+        return Ok(());
+    }
+    let slot = worker.sites.lock().find_slot(site);
+    let trampoline = match slot {
+        Some(slot) => slot,
+        None => {
+            let Some(start) = place(&mappings, site) else { return Ok(()) };
+            // PROT_READ | PROT_EXEC; MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE
+            let area = MemoryCall::MapAnonymous { address: start, len: AREA, prot: 5, flags: 0x10_0022 };
+            if coracle_platform::Thread::memory(thread, &area)? != Ok(start) {
+                return Ok(());
+            }
+            if worker.poke(start, &(worker.base + label::FAST_ENTRY).to_le_bytes()) != 8 {
+                return Ok(());
+            }
+            let mut sites = worker.sites.lock();
+            sites.areas.push(Area { start, used: vec![false; (AREA / SLOT) as usize] });
+            let Some(slot) = sites.find_slot(site) else { return Ok(()) };
+            slot
+        }
+    };
+    let start = trampoline - (trampoline % AREA);
+    let code = trampoline_code(trampoline, start, site, next);
+    if worker.poke(trampoline, &code) != code.len() {
+        return Ok(());
+    }
+    // From here on a thread that faults in the site is led right.
+    {
+        let mut sites = worker.sites.lock();
+        sites.sites.insert(site, Site { trampoline });
+        sites.trampolines.insert(trampoline, site);
+    }
+    let [r0, r1, r2, r3] = displacement(site, trampoline);
+    if worker.threads.load(Ordering::SeqCst) == 1 {
+        // The only thread is in our hands; returning from its handler serialises.
+        worker.poke(site, &[0xe9, r0, r1, r2, r3]);
+        return Ok(());
+    }
+    // 1. behind the `syscall`: invalid. 2. the `syscall`: a breakpoint. 3. the rest. 4. the jump.
+    for (offset, bytes) in [(2, &[r1][..]), (0, &[0xcc]), (1, &[r0]), (3, &[r2, r3]), (0, &[0xe9])] {
+        worker.poke(site + offset, bytes);
+        thread.synchronise_cores()?;
+    }
     Ok(())
+}
+
+fn trampoline_code(at: u64, entry: u64, site: u64, next: &[u8]) -> Vec<u8> {
+    let mut code = vec![0x48, 0x8d, 0x0d];
+    code.extend_from_slice(&((AFTER - 7) as u32).to_le_bytes());
+    code.extend_from_slice(&[0xff, 0x25]);
+    code.extend_from_slice(&(entry.wrapping_sub(at + CALL) as u32).to_le_bytes());
+    code.extend_from_slice(&[0x0f, 0x05]);
+    code.extend_from_slice(next);
+    let back = at + code.len() as u64;
+    code.push(0xe9);
+    code.extend_from_slice(&displacement(back, site + 2 + next.len() as u64));
+    code
+}
+
+/// A free place for an area near `site`: in the nearest gap below it, away from what may grow into it.
+fn place(mappings: &[coracle_platform::Mapping], site: u64) -> Option<u64> {
+    const MARGIN: u64 = 1 << 20;
+    let below: Vec<_> = mappings.iter().rev().filter(|mapping| mapping.start <= site).collect();
+    for (index, upper) in below.iter().enumerate() {
+        let floor = below.get(index + 1).map_or(AREA, |lower| lower.end);
+        let gap = upper.start.saturating_sub(floor);
+        if gap >= 2 * MARGIN + 2 * AREA {
+            let start = (upper.start - MARGIN - AREA) & !(AREA - 1);
+            return (site - start < REACH).then_some(start);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trampoline_is_what_it_says() {
+        let (site, at) = (0x7000_0000_1000, 0x7000_0610_0030);
+        let next = [0x48, 0x3d, 0x00, 0xf0, 0xff, 0xff]; // cmp $-4096,%rax
+        let code = trampoline_code(at, at & !(AREA - 1), site, &next);
+        assert!(code.len() as u64 <= SLOT);
+        let found: Vec<Instruction> = Decoder::with_ip(64, &code, at, DecoderOptions::NONE).into_iter().collect();
+        assert_eq!(found[0].memory_displacement64(), at + AFTER);
+        assert_eq!(found[1].memory_displacement64(), at & !(AREA - 1));
+        assert_eq!(found[2].ip(), at + CALL);
+        assert_eq!(found[4].near_branch_target(), site + 8);
+    }
+
+    #[test]
+    fn addresses_map_both_ways() {
+        let mut sites = Sites::default();
+        let (site, area) = (0x7000_0000_1000, 0x6fff_f000_0000);
+        sites.areas.push(Area { start: area, used: vec![false; (AREA / SLOT) as usize] });
+        let trampoline = sites.find_slot(site).unwrap();
+        assert!(INVALID.contains(&displacement(site, trampoline)[1]));
+        sites.sites.insert(site, Site { trampoline });
+        sites.trampolines.insert(trampoline, site);
+        assert_eq!(sites.to_site(trampoline), site);
+        assert_eq!(sites.to_site(trampoline + 7), site);
+        assert_eq!(sites.to_site(trampoline + AFTER), site + 2);
+        assert_eq!(sites.to_site(trampoline + AFTER + 6), site + 8);
+        assert_eq!(sites.to_trampoline(site + 2), trampoline + AFTER);
+        assert_eq!(sites.inside(site + 1), Some(trampoline));
+        sites.forget(site, 1);
+        assert_eq!(sites.to_trampoline(site + 2), site + 2);
+    }
 }

@@ -29,6 +29,7 @@ const FILES_MAX: usize = 64;
 const BIRTH: Duration = Duration::from_secs(10);
 
 /// Where the guest thread stands.
+#[derive(Clone, Copy)]
 enum At {
     /// Before its first guest instruction, in the shim's `first_orders`.
     Start,
@@ -107,6 +108,22 @@ impl SeccompThread {
             return Err(Gone);
         }
         Ok(port.get64(word::RESULT))
+    }
+
+    /// The worker that this thread runs in.
+    pub fn worker(&self) -> &Arc<Worker> {
+        &self.worker
+    }
+
+    /// Every thread of the worker has executed a serialising instruction when this returns.
+    pub fn synchronise_cores(&mut self) -> Result<(), Gone> {
+        const REGISTER: u64 = 64;
+        const SYNC_CORE: u64 = 32;
+        for command in [REGISTER, SYNC_CORE] {
+            self.put_order(libc::SYS_membarrier as u64, [command, 0, 0, 0, 0, 0]);
+            self.order(action::ORDER)?;
+        }
+        Ok(())
     }
 
     fn address(&self) -> u64 {
@@ -264,7 +281,9 @@ impl SeccompThread {
             kind::TRAP => {
                 self.arrive_in_frame()?;
                 let trap = self.call(4);
-                rewrite::trapped(self)?;
+                if let (At::Frame(place), Trap::Syscall { number, .. }) = (self.at, trap) {
+                    rewrite::trapped(self, number, frame::rip(&self.port, place))?;
+                }
                 Ok(trap)
             }
             kind::FAULT => {
@@ -299,8 +318,8 @@ impl SeccompThread {
         let address = self.port.get64(info as usize + 16);
         let (trap_number, error_code, _) = frame::exception(&self.port, place);
         self.load_regs();
-        // A jump to where a `syscall` used to be.
-        if signal == libc::SIGILL
+        // A jump behind a `syscall` that is no longer there, or into one that is being replaced.
+        if (signal == libc::SIGILL || signal == libc::SIGTRAP)
             && let Some(goes_on) = self.worker.sites.lock().inside(self.regs.rip)
         {
             self.regs.rip = goes_on;
@@ -507,6 +526,7 @@ impl Thread for SeccompThread {
 
     fn memory(&mut self, call: &MemoryCall) -> Result<Result<u64, Errno>, Gone> {
         self.freeze_for_order()?;
+        self.forget_sites(call);
         let (number, args) = encode(call);
         let result = match call {
             MemoryCall::MapFile { file, .. } => self.map_file(args, file)?,
@@ -639,9 +659,17 @@ impl SeccompThread {
                 }
             }
         }
+        self.forget_sites(call);
         self.leave_site();
         self.put_order(number, args);
         Ok(action::ORDER_RETURN)
+    }
+
+    /// New text: what was known of the call sites there is void.
+    fn forget_sites(&self, call: &MemoryCall) {
+        if let MemoryCall::MapFile { address, len, prot: 4.., .. } = call {
+            self.worker.sites.lock().forget(*address, *len);
+        }
     }
 }
 

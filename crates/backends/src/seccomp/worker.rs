@@ -154,7 +154,10 @@ impl Space for Worker {
     }
 
     fn mappings(&self) -> Vec<Mapping> {
-        parse_maps(&self.proc_text("maps"), self.base)
+        let mut maps = self.all_mappings();
+        let sites = self.sites.lock();
+        maps.retain(|mapping| !sites.hides(mapping.start));
+        maps
     }
 
     fn usage(&self) -> Usage {
@@ -201,6 +204,11 @@ impl Space for Worker {
 }
 
 impl Worker {
+    /// The guest's mappings and the areas of trampolines among them.
+    pub fn all_mappings(&self) -> Vec<Mapping> {
+        parse_maps(&self.proc_text("maps"), self.base)
+    }
+
     /// How much of a range lies below the shim: nothing above is the guest's.
     fn clip(&self, address: u64, len: usize) -> usize {
         usize::try_from(self.base.saturating_sub(address)).unwrap_or(usize::MAX).min(len)
