@@ -5,7 +5,10 @@ mod bench;
 mod bounded;
 mod completions;
 mod doctor;
+mod exec;
+mod kill;
 mod parse;
+mod ps;
 mod run;
 
 use std::process::ExitCode;
@@ -35,6 +38,9 @@ First steps:
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(Box<run::RunArgs>),
+    Ps(ps::PsArgs),
+    Kill(kill::KillArgs),
+    Exec(exec::ExecArgs),
     Doctor(doctor::DoctorArgs),
     Bench(bench::BenchArgs),
     Completions(completions::CompletionsArgs),
@@ -56,6 +62,9 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Run(args) => run::run(*args),
+        Command::Ps(args) => ps::run(args),
+        Command::Kill(args) => kill::run(args),
+        Command::Exec(args) => exec::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Completions(args) => completions::run(args),

@@ -285,7 +285,7 @@ impl RunArgs {
 }
 
 /// `KEY` alone passes the caller's value on; a caller without one passes nothing, as for `docker run -e`.
-fn environment(vars: Vec<(OsString, Option<OsString>)>, clear: bool) -> Environment {
+pub fn environment(vars: Vec<(OsString, Option<OsString>)>, clear: bool) -> Environment {
     let set = vars
         .into_iter()
         .filter_map(|(key, value)| value.or_else(|| std::env::var_os(&key)).map(|value| (key, value)))

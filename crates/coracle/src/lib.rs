@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod control;
 mod outcome;
 
 #[doc(hidden)]

@@ -218,9 +218,7 @@ fn sampled(found: String) -> Finding {
         found,
         "--memory works by sampling: a guest may overshoot for some milliseconds",
     )
-    .mend(
-        "to have the host enforce it: `systemd-run --user --scope -p Delegate=yes coracle run …`, or run as root",
-    )
+    .mend("`systemd-run --user --scope -p Delegate=yes coracle run …`, or run as root")
 }
 
 /// Version and directory of the own group that counts memory, from `/proc/self/cgroup` (cgroups(7)).

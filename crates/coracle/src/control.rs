@@ -1,0 +1,233 @@
+//! Finding and steering running sandboxes: what `coracle ps`, `kill` and `exec` say to a kernel process.
+//!
+//! Each sandbox listens on `DIR/ID.sock`, where DIR is `$XDG_RUNTIME_DIR/coracle` or `/tmp/coracle-UID`. A
+//! connection carries one request and one response, a line of JSON each; standard streams for `exec` travel
+//! with the request. Only the owner's processes and root are answered.
+
+mod server;
+mod wire;
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::User;
+
+pub use server::{Executed, Handler, Server};
+
+/// What a sandbox tells of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Program and arguments of its first process.
+    pub argv: Vec<OsString>,
+    pub hostname: String,
+    /// The kernel process, a pid of the host.
+    pub pid: u32,
+    /// Seconds since the epoch.
+    pub started: u64,
+    /// Guest processes alive.
+    pub processes: u32,
+    /// Bytes that guests hold resident.
+    pub memory: u64,
+    /// CPU that guests have used.
+    pub cpu_ns: u64,
+}
+
+/// A program to run in a sandbox that is already running.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecRequest {
+    /// Program and arguments.
+    pub argv: Vec<OsString>,
+    /// `KEY=VALUE` strings.
+    pub env: Vec<OsString>,
+    /// `None`: where the first process started.
+    pub workdir: Option<OsString>,
+    /// `None`: as the first process started.
+    pub user: Option<User>,
+}
+
+/// What a sandbox says when it will not do something: one line for a person.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[error("{0}")]
+pub struct Refused(pub String);
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Request {
+    Status,
+    Kill { signal: i32 },
+    Exec(ExecRequest),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Response {
+    Status(Status),
+    Done,
+    Ended { code: u8 },
+    Refused(Refused),
+}
+
+/// Why a running sandbox could not be steered.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ControlError {
+    #[error("there is no sandbox {0}; `coracle ps` lists those that run")]
+    NoSuchSandbox(String),
+    #[error("{prefix} may mean {}; write more of it", .ids.join(", "))]
+    Ambiguous { prefix: String, ids: Vec<String> },
+    #[error("sandbox {id} does not answer: {source}")]
+    Unreachable { id: String, source: io::Error },
+    #[error("sandbox {id}: {refused}")]
+    Refused { id: String, refused: Refused },
+    #[error("{} cannot be used: {source}", .dir.display())]
+    Directory { dir: PathBuf, source: io::Error },
+}
+
+/// Answers to status and kill come at once or not at all.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Where the sandboxes of this user listen.
+fn directory() -> PathBuf {
+    match std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute() && dir.is_dir()) {
+        Some(dir) => dir.join("coracle"),
+        None => PathBuf::from(format!("/tmp/coracle-{}", rustix::process::getuid().as_raw())),
+    }
+}
+
+/// Makes the directory, or checks that nobody else made it: /tmp is shared.
+fn own_directory(dir: &Path) -> io::Result<()> {
+    match std::fs::DirBuilder::new().mode(0o700).create(dir) {
+        Err(err) if err.kind() != io::ErrorKind::AlreadyExists => return Err(err),
+        _ => {}
+    }
+    trusted(dir)
+}
+
+fn trusted(dir: &Path) -> io::Result<()> {
+    let meta = std::fs::symlink_metadata(dir)?;
+    if meta.is_dir() && meta.uid() == rustix::process::getuid().as_raw() && meta.mode() & 0o022 == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::other("it is not a directory that only you can write"))
+    }
+}
+
+/// A running sandbox.
+#[derive(Debug, Clone)]
+pub struct Sandbox {
+    id: String,
+    socket: PathBuf,
+}
+
+/// The sandboxes of this user, by id, and what they say of themselves. One that does not answer is left out;
+/// what a dead one left behind is removed.
+pub fn list() -> Result<Vec<(Sandbox, Status)>, ControlError> {
+    let alive = sandboxes_in(&directory())?.into_iter();
+    Ok(alive.filter_map(|sandbox| sandbox.status().ok().map(|status| (sandbox, status))).collect())
+}
+
+/// The one sandbox whose id begins so.
+pub fn find(prefix: &str) -> Result<Sandbox, ControlError> {
+    find_in(&directory(), prefix)
+}
+
+fn find_in(dir: &Path, prefix: &str) -> Result<Sandbox, ControlError> {
+    let mut found: Vec<Sandbox> = sandboxes_in(dir)?;
+    found.retain(|sandbox| !prefix.is_empty() && sandbox.id.starts_with(prefix));
+    match found.len() {
+        0 | 1 => found.pop().ok_or_else(|| ControlError::NoSuchSandbox(prefix.to_owned())),
+        _ => {
+            let ids = found.into_iter().map(|sandbox| sandbox.id).collect();
+            Err(ControlError::Ambiguous { prefix: prefix.to_owned(), ids })
+        }
+    }
+}
+
+fn sandboxes_in(dir: &Path) -> Result<Vec<Sandbox>, ControlError> {
+    let failed = |source| ControlError::Directory { dir: dir.to_owned(), source };
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(err) => return Err(failed(err)),
+    };
+    trusted(dir).map_err(failed)?;
+    let mut found = Vec::new();
+    for entry in entries {
+        let socket = entry.map_err(failed)?.path();
+        let id = socket.file_name().and_then(|name| name.to_str()?.strip_suffix(".sock").map(str::to_owned));
+        let Some(id) = id else { continue };
+        match UnixStream::connect(&socket) {
+            Err(err) if err.kind() == io::ErrorKind::ConnectionRefused => drop(std::fs::remove_file(&socket)),
+            Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+            // What else may be wrong is said when it is spoken to.
+            _ => found.push(Sandbox { id, socket }),
+        }
+    }
+    found.sort_by(|a, b| a.id.cmp(&b.id));
+    Ok(found)
+}
+
+impl Sandbox {
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub fn status(&self) -> Result<Status, ControlError> {
+        match self.ask(&Request::Status, &[], Some(PATIENCE))? {
+            Response::Status(status) => Ok(status),
+            other => Err(self.odd(&other)),
+        }
+    }
+
+    /// SIGKILL ends the whole sandbox; any other signal goes to its first process.
+    pub fn kill(&self, signal: i32) -> Result<(), ControlError> {
+        match self.ask(&Request::Kill { signal }, &[], Some(PATIENCE))? {
+            Response::Done => Ok(()),
+            other => Err(self.odd(&other)),
+        }
+    }
+
+    /// Runs a program beside the first process, on these standard streams, until it ends. The answer is its
+    /// exit status, or 128 + signal. Ending the calling process hangs it up (SIGHUP).
+    pub fn exec(&self, request: ExecRequest, stdio: [BorrowedFd<'_>; 3]) -> Result<u8, ControlError> {
+        match self.ask(&Request::Exec(request), &stdio, None)? {
+            Response::Ended { code } => Ok(code),
+            other => Err(self.odd(&other)),
+        }
+    }
+
+    fn ask(
+        &self,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+        patience: Option<Duration>,
+    ) -> Result<Response, ControlError> {
+        let asked = || {
+            let stream = UnixStream::connect(&self.socket)?;
+            stream.set_write_timeout(Some(PATIENCE))?;
+            stream.set_read_timeout(patience)?;
+            wire::send(&stream, request, fds)?;
+            wire::receive::<Response>(&stream).map(|(response, _)| response)
+        };
+        match asked() {
+            Ok(Response::Refused(refused)) => Err(ControlError::Refused { id: self.id.clone(), refused }),
+            Ok(response) => Ok(response),
+            Err(source) => Err(ControlError::Unreachable { id: self.id.clone(), source }),
+        }
+    }
+
+    fn odd(&self, response: &Response) -> ControlError {
+        let source = io::Error::other(format!("unexpected answer {response:?}; is it another version?"));
+        ControlError::Unreachable { id: self.id.clone(), source }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,176 @@
+//! The side of the kernel process.
+
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+
+use super::{ExecRequest, Refused, Request, Response, Status, directory, own_directory, wire};
+
+/// What the kernel must be able to do when asked from outside. Called from threads of the server's own.
+pub trait Handler: Send + Sync {
+    fn status(&self) -> Status;
+
+    /// SIGKILL ends the sandbox; any other signal goes to the first process.
+    fn kill(&self, signal: i32) -> Result<(), Refused>;
+
+    /// Starts a program on these standard streams.
+    fn exec(&self, request: ExecRequest, stdio: [OwnedFd; 3]) -> Result<Arc<dyn Executed>, Refused>;
+}
+
+/// A program that was started by [`Handler::exec`].
+pub trait Executed: Send + Sync {
+    /// Waits for its end: exit status, or 128 + signal.
+    fn wait(&self) -> u8;
+
+    /// Whoever asked for it has gone.
+    fn hang_up(&self);
+}
+
+/// A sandbox that can be found and steered; dropping it makes it unreachable.
+#[derive(Debug)]
+pub struct Server {
+    id: String,
+    path: PathBuf,
+    listener: UnixListener,
+}
+
+/// A request must arrive within this time, so that an idle peer holds no thread.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Connections served at once.
+const MOST_CONNECTIONS: usize = 64;
+
+impl Server {
+    /// Starts to listen, under a new id, on a thread of its own.
+    pub fn start(handler: Arc<dyn Handler>) -> io::Result<Self> {
+        Self::start_in(&directory(), handler)
+    }
+
+    pub(super) fn start_in(dir: &Path, handler: Arc<dyn Handler>) -> io::Result<Self> {
+        own_directory(dir)?;
+        let id = new_id()?;
+        let path = dir.join(format!("{id}.sock"));
+        let listener = UnixListener::bind(&path)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        let server = Self { id, path, listener: listener.try_clone()? };
+        std::thread::Builder::new().name("control".to_owned()).spawn(move || listen(&listener, &handler))?;
+        Ok(server)
+    }
+
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+        // Wakes `accept`, which then fails for good.
+        let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
+    }
+}
+
+/// Eight hex digits: short to type, and random enough for one user's sandboxes.
+fn new_id() -> io::Result<String> {
+    let mut bytes = [0_u8; 4];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    Ok(format!("{:08x}", u32::from_ne_bytes(bytes)))
+}
+
+fn listen(listener: &UnixListener, handler: &Arc<dyn Handler>) {
+    let serving = Arc::new(AtomicUsize::new(0));
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                let turn = Turn(Arc::clone(&serving));
+                let handler = Arc::clone(handler);
+                if turn.0.fetch_add(1, Ordering::Relaxed) < MOST_CONNECTIONS {
+                    let serve = move || {
+                        let _turn = turn;
+                        // A peer that breaks off is its own loss.
+                        let _ = serve(&stream, &*handler);
+                    };
+                    let _ = std::thread::Builder::new().name("control-peer".to_owned()).spawn(serve);
+                }
+            }
+            Err(err) => match err.kind() {
+                // Shut down.
+                io::ErrorKind::InvalidInput => return,
+                io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
+                // Out of descriptors or memory, which passes.
+                _ => std::thread::sleep(Duration::from_millis(100)),
+            },
+        }
+    }
+}
+
+/// Counts a connection until dropped.
+struct Turn(Arc<AtomicUsize>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn serve(stream: &UnixStream, handler: &dyn Handler) -> io::Result<()> {
+    let peer = rustix::net::sockopt::socket_peercred(stream)?;
+    if !peer.uid.is_root() && peer.uid != rustix::process::getuid() {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let (request, fds) = wire::receive(stream)?;
+    let response = match request {
+        Request::Status => Response::Status(handler.status()),
+        Request::Kill { signal } => match handler.kill(signal) {
+            Ok(()) => Response::Done,
+            Err(refused) => Response::Refused(refused),
+        },
+        Request::Exec(request) => match <[OwnedFd; 3]>::try_from(fds) {
+            Ok(stdio) => match handler.exec(request, stdio) {
+                Ok(executed) => Response::Ended { code: until_end(stream, executed)? },
+                Err(refused) => Response::Refused(refused),
+            },
+            Err(_) => Response::Refused(Refused("three standard streams must come with exec".to_owned())),
+        },
+    };
+    wire::send(stream, &response, &[])
+}
+
+/// Waits for the program, and for the peer to go away meanwhile.
+fn until_end(stream: &UnixStream, executed: Arc<dyn Executed>) -> io::Result<u8> {
+    let (ended, end) = UnixStream::pair()?;
+    let waited = Arc::clone(&executed);
+    let waiter = std::thread::Builder::new().name("control-wait".to_owned()).spawn(move || {
+        let code = waited.wait();
+        // Closing would do, but says so sooner than the thread's end.
+        let _ = end.shutdown(Shutdown::Both);
+        code
+    })?;
+    let mut peer = Some(stream.as_fd());
+    loop {
+        let mut fds = vec![PollFd::new(&ended, PollFlags::IN)];
+        // Only the end of the peer is of interest: RDHUP, with HUP and ERR always included.
+        fds.extend(peer.as_ref().map(|peer| PollFd::new(peer, PollFlags::RDHUP)));
+        match poll(&mut fds, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(err) => return Err(err.into()),
+        }
+        let done = |at: usize| fds.get(at).is_some_and(|fd| !fd.revents().is_empty());
+        if done(0) {
+            return waiter.join().map_err(|_| io::Error::other("the waiting thread failed"));
+        }
+        if done(1) {
+            executed.hang_up();
+            peer = None;
+        }
+    }
+}
