@@ -91,7 +91,7 @@ fn bytes(bytes: u64) -> String {
     match bytes {
         0..0x10_0000 => format!("{}K", bytes >> 10),
         0x10_0000..0x4000_0000 => format!("{}M", bytes >> 20),
-        _ => format!("{}.{}G", bytes >> 30, (bytes >> 20 & 0x3ff) * 10 >> 10),
+        _ => format!("{}.{}G", bytes >> 30, ((bytes >> 20) & 0x3ff) * 10 / 1024),
     }
 }
 
