@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// What a run leaves behind.
@@ -20,60 +20,74 @@ struct Run {
 
 pub(crate) fn run(case: &Case, guest: Option<&Path>, target: &Target) -> Result<(), String> {
     // The same path for both runs, because programs print it; the name is short because sun_path is.
-    let dir = target.scratch.join(case.name.replace("::", "-").replace('/', "_"));
-    let result = compare(case, guest, target, &dir);
+    let name = case.name.replace("::", "-").replace('/', "_");
+    let bench = Bench { case, guest, target, dir: target.scratch.join(name) };
+    let result = bench.compare();
     if !target.keep {
-        let _ = remove(&dir);
+        let _ = remove(&bench.dir);
     }
     result
 }
 
-fn compare(case: &Case, guest: Option<&Path>, target: &Target, dir: &Path) -> Result<(), String> {
-    let input = dir.with_extension("stdin");
-    let native = perform(case, guest, None, dir, &input)?;
-    if let End::Hang(report) = &native.outcome.end {
-        return Err(format!("{}hangs natively:\n{report}{}", case.name, tail(&native.outcome)));
-    }
-    for round in 0..target.repeat {
-        let inside = (!target.is_native()).then_some(target);
-        let second = perform(case, guest, inside, dir, &input)?;
-        let text = differences(&native, &second, target);
-        if !text.is_empty() {
-            let again = if round == 0 { String::new() } else { format!(" in round {round}") };
-            return Err(format!(
-                "{} differs{again}\n$ {}\n{text}{}",
-                case.name,
-                second.command,
-                tail(&second.outcome)
-            ));
-        }
-    }
-    Ok(())
+/// Everything about a case that its runs share.
+struct Bench<'a> {
+    case: &'a Case,
+    guest: Option<&'a Path>,
+    target: &'a Target,
+    dir: PathBuf,
 }
 
-fn perform(
-    case: &Case,
-    guest: Option<&Path>,
-    inside: Option<&Target>,
-    dir: &Path,
-    input: &Path,
-) -> Result<Run, String> {
-    let failed = |what: &str, error: io::Error| format!("cannot {what}: {error}");
-    set_up(case, guest, dir, input).map_err(|e| failed("prepare the directory", e))?;
-    let mut command = match inside {
-        None => native_command(case, dir),
-        Some(target) => inside_command(case, target, dir),
-    };
-    let shown = show(&command);
-    command.stdin(match File::open(input) {
-        Ok(file) => Stdio::from(file),
-        Err(_) => Stdio::null(),
-    });
-    let outcome = exec::run(command, case.timeout).map_err(|e| failed(&format!("run {shown}"), e))?;
-    let _ = fs::remove_file(input);
-    let mut tree = Tree::read(dir).map_err(|e| failed("read the tree that is left", e))?;
-    tree.forget(&case.may_differ);
-    Ok(Run { outcome, tree, command: shown })
+impl Bench<'_> {
+    fn compare(&self) -> Result<(), String> {
+        let name = &self.case.name;
+        let native = self.perform(false)?;
+        if let End::Hang(report) = &native.outcome.end {
+            let tail = tail(&native.outcome);
+            return Err(format!("{name} hangs natively:\n{report}{tail}"));
+        }
+        if native.outcome.orphans {
+            return Err(format!("{name} leaves processes behind natively"));
+        }
+        for round in 0..self.target.repeat {
+            let second = self.perform(!self.target.is_native())?;
+            let text = differences(&native, &second, self.target);
+            if !text.is_empty() {
+                let again = match round {
+                    0 => String::new(),
+                    n => format!(" in round {n}"),
+                };
+                let tail = tail(&second.outcome);
+                let command = second.command;
+                return Err(format!("{name} differs{again}\n$ {command}\n{text}{tail}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn perform(&self, inside: bool) -> Result<Run, String> {
+        let failed = |what: &str, error: io::Error| format!("cannot {what}: {error}");
+        let stdin = self.dir.with_extension("stdin");
+        set_up(self.case, self.guest, &self.dir, &stdin).map_err(|e| failed("prepare the directory", e))?;
+        let mut command = if inside {
+            inside_command(self.case, self.target, &self.dir)
+        } else {
+            native_command(self.case, &self.dir)
+        };
+        let shown = show(&command);
+        command.stdin(match File::open(&stdin) {
+            Ok(file) => Stdio::from(file),
+            Err(_) => Stdio::null(),
+        });
+        let outcome = exec::run(command, self.case.timeout).map_err(|e| failed(&format!("run {shown}"), e))?;
+        let _ = fs::remove_file(stdin);
+        if self.target.keep {
+            let kept = self.dir.with_extension(if inside { "inside" } else { "native" });
+            let _ = fs::write(kept, &outcome.stdout);
+        }
+        let mut tree = Tree::read(&self.dir).map_err(|e| failed("read the tree that is left", e))?;
+        tree.forget(&self.case.may_differ);
+        Ok(Run { outcome, tree, command: shown })
+    }
 }
 
 fn set_up(case: &Case, guest: Option<&Path>, dir: &Path, input: &Path) -> io::Result<()> {

@@ -5,14 +5,15 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Read};
+use std::mem;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// A program that prints more than this is cut.
-const OUTPUT_LIMIT: u64 = 32 << 20;
+const OUTPUT_LIMIT: usize = 32 << 20;
 /// How long output may still arrive from processes that outlive the program.
 const ORPHAN_GRACE: Duration = Duration::from_secs(5);
 
@@ -47,27 +48,43 @@ pub(crate) fn run(mut command: Command, timeout: Duration) -> io::Result<Outcome
         }
     };
     let deadline = Instant::now() + ORPHAN_GRACE;
-    let out = stdout.recv_timeout(deadline - Instant::now());
-    let err = stderr.recv_timeout(deadline.saturating_duration_since(Instant::now()));
-    Ok(Outcome {
-        end,
-        orphans: out.is_err() || err.is_err(),
-        stdout: out.unwrap_or_default(),
-        stderr: err.unwrap_or_default(),
-    })
+    let (out, err) = (stdout.until(deadline), stderr.until(deadline));
+    Ok(Outcome { end, orphans: !(out.1 && err.1), stdout: out.0, stderr: err.0 })
 }
 
-/// Reads to the end in a thread. If an orphan keeps the pipe open for ever, so does the thread wait.
-fn collect(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver<Vec<u8>> {
-    let (sender, receiver) = mpsc::channel();
-    if let Some(pipe) = pipe {
+/// A thread that reads a pipe. If an orphan keeps the pipe open for ever, the thread waits for ever.
+struct Collector {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    done: mpsc::Receiver<()>,
+}
+
+impl Collector {
+    /// What has arrived, and whether that is all.
+    fn until(&self, deadline: Instant) -> (Vec<u8>, bool) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let whole = self.done.recv_timeout(left).is_ok();
+        let mut bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        (mem::take(&mut *bytes), whole)
+    }
+}
+
+fn collect(pipe: Option<impl Read + Send + 'static>) -> Collector {
+    let (sender, done) = mpsc::channel();
+    let bytes = Arc::new(Mutex::new(Vec::new()));
+    let shared = Arc::clone(&bytes);
+    if let Some(mut pipe) = pipe {
         thread::spawn(move || {
-            let mut bytes = Vec::new();
-            let _ = pipe.take(OUTPUT_LIMIT).read_to_end(&mut bytes);
-            let _ = sender.send(bytes);
+            let mut chunk = vec![0; 64 << 10];
+            while let Ok(n @ 1..) = pipe.read(&mut chunk) {
+                let mut bytes = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                if bytes.len() < OUTPUT_LIMIT {
+                    bytes.extend_from_slice(chunk.get(..n).unwrap_or_default());
+                }
+            }
+            let _ = sender.send(());
         });
     }
-    receiver
+    Collector { bytes, done }
 }
 
 fn wait(child: &mut Child, timeout: Duration) -> io::Result<Option<ExitStatus>> {

@@ -27,8 +27,8 @@ pub enum Variant {
 /// A program of `guests/`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Guest {
-    /// `guests/c/NAME.c`
-    C { name: String, variant: Variant, libraries: Vec<String> },
+    /// `guests/DIR/NAME.c`
+    C { dir: String, name: String, variant: Variant, libraries: Vec<String> },
     /// The binary NAME of the nested workspace `guests/rust`.
     Rust { name: String },
     /// `guests/go/NAME.go`
@@ -66,8 +66,8 @@ impl Guest {
         let out = target_dir().join("guests");
         let fail = |e: io::Error| BuildError::Failed(format!("cannot build {}: {e}", self.name()));
         match self {
-            Guest::C { name, variant, libraries } => {
-                let dir = repository().join("guests/c");
+            Guest::C { dir, name, variant, libraries } => {
+                let dir = repository().join("guests").join(dir);
                 let source = dir.join(format!("{name}.c"));
                 let binary = out.join(format!("c/{name}-{variant:?}"));
                 fs::create_dir_all(out.join("c")).map_err(fail)?;
@@ -247,7 +247,8 @@ pub fn fixtures() -> Result<Vec<Case>, String> {
 }
 
 fn fixture(name: &str, case: &str, variant: Variant, head: &Head) -> Case {
-    let guest = Guest::C { name: name.to_owned(), variant, libraries: head.libraries.clone() };
+    let guest =
+        Guest::C { dir: "c".to_owned(), name: name.to_owned(), variant, libraries: head.libraries.clone() };
     let test = format!("{name}::{case}{}", variant.suffix());
     let built = Case::guest(test, guest, &[case]).timeout(head.timeout);
     match head.fails.get(case) {

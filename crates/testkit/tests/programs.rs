@@ -1,12 +1,31 @@
 //! Real programs, natively and then inside. A program is one entry of one of these tables.
 
+#[path = "programs/archive.rs"]
+mod archive;
+#[path = "programs/busybox.rs"]
+mod busybox;
+#[path = "programs/compiled.rs"]
+mod compiled;
 #[path = "programs/coreutils.rs"]
 mod coreutils;
+#[path = "programs/develop.rs"]
+mod develop;
+#[path = "programs/languages.rs"]
+mod languages;
+#[path = "programs/shell.rs"]
+mod shell;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let mut cases = Vec::new();
-    cases.extend(coreutils::cases());
-    coracle_testkit::run(cases)
+    let tables = [
+        archive::cases(),
+        busybox::cases(),
+        compiled::cases(),
+        coreutils::cases(),
+        develop::cases(),
+        languages::cases(),
+        shell::cases(),
+    ];
+    coracle_testkit::run(tables.into_iter().flatten().collect())
 }

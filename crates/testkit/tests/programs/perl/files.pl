@@ -1,0 +1,6 @@
+use strict; use File::Find; use File::Copy; use File::Path qw(make_path remove_tree); use File::Temp 'tempfile'; use Fcntl qw(:flock :seek);
+make_path('a/b/c'); copy('words', 'a/b/w') or die; move('a/b/w', 'a/x') or die; symlink 'x', 'a/l'; link 'a/x', 'a/h'; my @f; find(sub { push @f, $File::Find::name }, 'a'); print join(' ', sort @f), "\n";
+my @s = stat 'a/x'; print "$s[3] $s[7]\n"; print -l 'a/l' ? 'link' : 'no', ' ', -d 'a' ? 'dir' : 'no', ' ', -x 'words' ? 'x' : '-', "\n"; chmod 0600, 'a/x'; printf "%o\n", (stat 'a/x')[2] & 07777; utime 5, 6, 'a/x'; print join(' ', (stat 'a/x')[8, 9]), "\n";
+open(my $h, '+<', 'a/x'); flock($h, LOCK_EX) or die; seek $h, 100, SEEK_SET; print $h 'INSERT'; seek $h, 95, SEEK_SET; read $h, my $b, 15; $b =~ tr/\n/./; print "$b\n"; truncate $h, 200; close $h; print -s 'a/x', "\n";
+opendir(my $d, '.'); print join(' ', grep { !/^\.|script/ } sort readdir $d), "\n"; rename 'a', 'z'; unlink 'z/h'; rmdir 'z' or print "$!\n"; mkdir 'z' or print "$!\n"; open($h, '<', 'none') or print $!+0, "\n"; my ($t, $n) = tempfile(DIR => '.'); print -e $n ? 'temp' : '', "\n"; unlink $n; print umask, "\n"; print((glob '*s')[0], "\n");
+tie my %db, 'SDBM_File', 'db', 0x42, 0644 if eval { require SDBM_File }; $db{$_} = $_ * 2 for 1 .. 200; print $db{77}, ' ', scalar(keys %db), "\n"; untie %db;

@@ -1,0 +1,10 @@
+use strict;
+my (%n, %s);
+open(my $f, '<', 'table') or die; while (<$f>) { chomp; my ($id, $name, $dep, $amount) = split /,/; $n{$dep}++; $s{$dep} += $amount; } close $f;
+printf "%s %d %.2f\n", $_, $n{$_}, $s{$_} / $n{$_} for sort keys %n;
+open($f, '<', 'words'); local $/; my $t = <$f>; my %c; $c{$1}++ while $t =~ /\b([a-z]{5,})\b/g;
+print "$_ $c{$_}\n" for (sort { $c{$b} <=> $c{$a} || $a cmp $b } keys %c)[0 .. 9];
+(my $u = $t) =~ s/(\w+) (\w+)/\u$2 \U$1/g; print substr($u, 0, 100), "\n", length $u, "\n";
+print join(',', map { sprintf '%02x', $_ } unpack('C8', pack('d>', 3.25))), "\n"; print join(' ', sort { $a <=> $b } (10, 9, 100, 1)), "\n";
+open(my $o, '>', 'out') or die; print $o scalar reverse $t; close $o; print -s 'out', "\n"; my @l = sort split /\n/, $t; print scalar(@l), " $l[0]\n";
+use POSIX qw(floor strftime); print strftime('%Y-%m-%d', gmtime(86400 * 365)), ' ', floor(-1.5), "\n"; use Digest::MD5 'md5_hex'; print md5_hex($t), "\n"; use List::Util qw(sum max); print sum(1 .. 100), max(3, 9), "\n";

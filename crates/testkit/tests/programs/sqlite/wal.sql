@@ -1,0 +1,12 @@
+pragma journal_mode = wal;
+create table t (a, b);
+insert into t select value, value * value from generate_series(1, 20000);
+select count(*), sum(b) from t;
+pragma wal_checkpoint(truncate);
+begin immediate; delete from t where a % 2; savepoint s; delete from t; rollback to s; commit;
+select count(*) from t;
+attach 'other.db' as o; create table o.u as select * from t where a < 100; select count(*) from o.u; detach o;
+pragma journal_mode = delete;
+create temp table x as select * from t order by b desc; select * from x limit 2;
+pragma cache_size = 10; select count(distinct a % 97), count(*) from t order by b desc;
+pragma quick_check;
