@@ -203,6 +203,10 @@ fn order(port: Port) -> i64 {
 
 /// Hands the request over and waits for the reply.
 fn post_and_wait(port: Port) {
+    if port.u32(word::HAS_RDPID).load(Relaxed) != 0 {
+        port.u32(word::GUEST_CPU).store(raw::current_cpu(), Relaxed);
+    }
+    port.u64(word::STAMP).store(raw::time_stamp(), Relaxed);
     let state = port.u32(word::STATE);
     let address = port.0 + word::STATE as u64;
     state.swap(POSTED, SeqCst);
@@ -210,7 +214,8 @@ fn post_and_wait(port: Port) {
         // SAFETY: wakes waiters of a word of the port.
         unsafe { raw::port_futex(address, 1, 1) };
     }
-    for _ in 0..port.u32(word::SPIN).load(Relaxed) {
+    let beside = port.u32(word::KERNEL_CPU).load(Relaxed) != port.u32(word::GUEST_CPU).load(Relaxed);
+    for _ in 0..if beside { port.u32(word::SPIN).load(Relaxed) } else { 0 } {
         if state.load(SeqCst) == REPLIED {
             return;
         }

@@ -97,6 +97,19 @@ pub fn write_gs(base: u64) {
     unsafe { asm!("wrgsbase {}", in(reg) base, options(nomem, nostack, preserves_flags)) };
 }
 
+/// The CPU this runs on; only where the processor has RDPID.
+pub fn current_cpu() -> u32 {
+    let value: u64;
+    // SAFETY: reads a register (its low twelve bits are the CPU number on Linux).
+    unsafe { asm!("rdpid {}", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value as u32 & 0xfff
+}
+
+pub fn time_stamp() -> u64 {
+    // SAFETY: RDTSC is available to user space.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
 pub fn pause() {
     core::hint::spin_loop();
 }

@@ -4,6 +4,8 @@
 //! whole spin. So the kernel spins only while its guest runs on another CPU, and only as long as that paid off
 //! lately; otherwise it sleeps at once, on the guest's own CPU, where waking it is cheapest.
 
+use std::cell::Cell;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -15,10 +17,12 @@ use super::ports::Port;
 const SPIN: Duration = Duration::from_micros(50);
 /// A guest spins at most this many `pause`s (about 26 ns each) for a reply.
 const GUEST_SPIN: u32 = 2000;
-/// After this many spins in vain, sleep.
+/// After this many spins in vain in a row, sleep instead.
 const PATIENCE: u32 = 2;
-/// While sleeping, a request this soon after the reply makes spinning worth another try.
+/// While sleeping, a request this soon after the reply would have been worth a spin.
 const HOT: Duration = Duration::from_micros(30);
+/// So many such requests in a row, and spinning is tried again.
+const CONVINCED: u32 = 8;
 
 /// Waiting policy, for measurements.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,16 +44,36 @@ pub fn set_policy(policy: Policy) {
     POLICY.store(policy as u32, Ordering::Relaxed);
 }
 
+/// Where a kernel thread lets itself run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Bound {
+    Free,
+    /// On this CPU, the guest's, to sleep there.
+    With(u32),
+    /// On any but this CPU, to spin beside the guest.
+    Apart(u32),
+}
+
 /// State of one thread's waiting.
-#[derive(Default)]
 pub struct Pace {
-    /// Spins in vain in a row.
-    vain: u32,
+    /// Spinning pays off, as far as is known.
+    hot: bool,
+    /// Spins in vain in a row (hot), or requests in a row that a spin would have caught (cold).
+    evidence: u32,
     /// Time stamp of the last reply.
     replied: u64,
-    /// The CPU this thread has confined itself to.
-    bound: Option<u32>,
-    cpus: u32,
+}
+
+thread_local! {
+    /// Where the calling thread has confined itself to; it may serve one guest thread after another.
+    static BOUND: Cell<Bound> = const { Cell::new(Bound::Free) };
+}
+
+impl Default for Pace {
+    /// A program begins with many calls: spin.
+    fn default() -> Pace {
+        Pace { hot: true, evidence: 0, replied: 0 }
+    }
 }
 
 impl Pace {
@@ -61,7 +85,9 @@ impl Pace {
             _ => GUEST_SPIN,
         };
         port.set32(word::SPIN, spin);
-        self.replied = now();
+        if !self.hot {
+            self.replied = now();
+        }
     }
 
     /// Waits until the state is `POSTED` or anything else than a reply, or `gone` says so.
@@ -81,16 +107,14 @@ impl Pace {
             Policy::Sleep => return false,
             Policy::Adaptive => {}
         }
-        if self.cpus == 0 {
-            self.cpus = rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count());
-        }
-        if self.cpus < 2 || self.vain >= PATIENCE {
+        if cpus() < 2 || !self.hot || SPINNERS.load(Ordering::Relaxed) + 1 >= cpus() {
             return false;
         }
-        if self.bound.take().is_some() {
-            unbind();
+        let guest = port.get32(word::GUEST_CPU);
+        if guest == current_cpu() || matches!(BOUND.get(), Bound::With(_)) {
+            bind(Bound::Apart(guest));
         }
-        port.get32(word::GUEST_CPU) != current_cpu() && SPINNERS.load(Ordering::Relaxed) + 1 < self.cpus
+        true
     }
 
     fn spin(&mut self, port: &Port) -> bool {
@@ -100,7 +124,7 @@ impl Pace {
         let mut last = start;
         let won = loop {
             if port.state().load(Ordering::SeqCst) == POSTED {
-                self.vain = 0;
+                self.evidence = 0;
                 break true;
             }
             std::hint::spin_loop();
@@ -109,7 +133,10 @@ impl Pace {
             let preempted = time.wrapping_sub(last) > 100 * ticks_per_us();
             last = time;
             if preempted || time.wrapping_sub(start) > limit {
-                self.vain += if preempted { PATIENCE } else { 1 };
+                self.evidence += if preempted { PATIENCE } else { 1 };
+                if self.evidence >= PATIENCE {
+                    (self.hot, self.evidence) = (false, 0);
+                }
                 break false;
             }
         };
@@ -118,7 +145,10 @@ impl Pace {
     }
 
     fn sleep(&mut self, port: &Port, gone: impl Fn() -> bool) {
-        self.bind(port.get32(word::GUEST_CPU));
+        if !self.hot {
+            // Waking a thread on the CPU of the waker costs a twentieth of waking one elsewhere.
+            bind(Bound::With(port.get32(word::GUEST_CPU)));
+        }
         port.atomic(word::KERNEL_SLEEPS).swap(1, Ordering::SeqCst);
         loop {
             let state = port.state().load(Ordering::SeqCst);
@@ -129,34 +159,38 @@ impl Pace {
             unsafe { libc::syscall(libc::SYS_futex, port.state().as_ptr(), libc::FUTEX_WAIT, state, 0, 0, 0) };
         }
         port.atomic(word::KERNEL_SLEEPS).store(0, Ordering::SeqCst);
-        let gap = port.get64(word::STAMP).wrapping_sub(self.replied);
-        if gap < HOT.as_micros() as u64 * ticks_per_us() {
-            self.vain = 0;
-        }
-    }
-
-    /// Stays on the guest's CPU: waking a thread there costs a twentieth of waking one elsewhere.
-    fn bind(&mut self, cpu: u32) {
-        if policy() == Policy::Spin || self.cpus < 2 || self.bound == Some(cpu) {
-            return;
-        }
-        let mut set = rustix::thread::CpuSet::new();
-        if (cpu as usize) < rustix::thread::CpuSet::MAX_CPU {
-            set.set(cpu as usize);
-            if rustix::thread::sched_setaffinity(None, &set).is_ok() {
-                self.bound = Some(cpu);
+        if !self.hot {
+            let gap = port.get64(word::STAMP).wrapping_sub(self.replied);
+            self.evidence = if gap < HOT.as_micros() as u64 * ticks_per_us() { self.evidence + 1 } else { 0 };
+            if self.evidence >= CONVINCED {
+                (self.hot, self.evidence) = (true, 0);
             }
         }
     }
 }
 
-/// Free to run anywhere again.
-fn unbind() {
-    let mut set = rustix::thread::CpuSet::new();
-    for cpu in 0..rustix::thread::CpuSet::MAX_CPU {
-        set.set(cpu);
+/// Confines the calling thread.
+fn bind(bound: Bound) {
+    if policy() != Policy::Adaptive || cpus() < 2 || BOUND.get() == bound {
+        return;
     }
-    let _ = rustix::thread::sched_setaffinity(None, &set);
+    let mut set = rustix::thread::CpuSet::new();
+    match bound {
+        Bound::With(cpu) if (cpu as usize) < rustix::thread::CpuSet::MAX_CPU => set.set(cpu as usize),
+        Bound::Apart(apart) => {
+            (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| *cpu != apart as usize).for_each(|cpu| set.set(cpu));
+        }
+        _ => (0..rustix::thread::CpuSet::MAX_CPU).for_each(|cpu| set.set(cpu)),
+    }
+    if rustix::thread::sched_setaffinity(None, &set).is_ok() {
+        BOUND.set(bound);
+    }
+}
+
+/// CPUs that this process may use, asked before any of its threads confines itself.
+fn cpus() -> u32 {
+    static CPUS: OnceLock<u32> = OnceLock::new();
+    *CPUS.get_or_init(|| rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count()))
 }
 
 fn policy() -> Policy {
