@@ -39,7 +39,7 @@ pub struct ExecArgs {
     user: Option<User>,
 
     /// The program and its arguments.
-    #[arg(value_name = "PROG", required = true, trailing_var_arg = true, allow_hyphen_values = true,
+    #[arg(value_name = "PROG", required = true, trailing_var_arg = true,
         value_hint = ValueHint::CommandWithArguments)]
     argv: Vec<OsString>,
 }

@@ -136,7 +136,7 @@ pub struct RunArgs {
     wait_policy: WaitArg,
 
     /// The program and its arguments. It is searched in the PATH of the sandbox.
-    #[arg(value_name = "PROG", required = true, trailing_var_arg = true, allow_hyphen_values = true,
+    #[arg(value_name = "PROG", required = true, trailing_var_arg = true,
         value_hint = ValueHint::CommandWithArguments)]
     argv: Vec<OsString>,
 }
@@ -329,6 +329,8 @@ mod tests {
     fn a_bare_program_gets_the_defaults() {
         assert_eq!(parse("-- /bin/ls -l"), Config::new(["/bin/ls", "-l"]));
         assert_eq!(parse("/bin/ls -l --json"), Config::new(["/bin/ls", "-l", "--json"]));
+        assert_eq!(parse("/bin/ls --json -- x"), Config::new(["/bin/ls", "--json", "--", "x"]));
+        assert_eq!(parse("-- --odd"), Config::new(["--odd"]));
     }
 
     #[test]
