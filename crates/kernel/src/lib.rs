@@ -16,6 +16,7 @@ pub mod mm;
 pub mod signal;
 pub mod syscalls;
 pub mod task;
+pub mod time;
 pub mod wait;
 pub mod world;
 

@@ -81,6 +81,8 @@ pub struct World {
     pub stats: Stats,
     /// Names and objects of the socket layer and of System V and POSIX IPC.
     pub ipc: crate::ipc::Ipc,
+    /// Watches armed timers.
+    pub timers: crate::time::Wheel,
 }
 
 impl World {
@@ -95,6 +97,7 @@ impl World {
             tree: Mutex::default(),
             boot: Instant::now(),
             ipc: crate::ipc::Ipc::default(),
+            timers: crate::time::Wheel::default(),
             pool: Pool::default(),
             tracer: OnceLock::new(),
             ending: AtomicBool::new(false),

@@ -1,128 +1,95 @@
 //! Signals: dispositions, masks, queues, and delivery into guest frames.
+//!
+//! [`send`] puts a signal into a queue ([`pending`]) and finds the thread to take it; [`deliver`] runs on that
+//! thread's way back to the guest and builds the handler's frame ([`frame`], [`xstate`]).
 
-use std::sync::Arc;
+mod actions;
+mod deliver;
+pub(crate) mod frame;
+pub mod info;
+mod pending;
+mod send;
+mod set;
+mod signalfd;
+mod state;
+mod xstate;
 
-use crate::SysResult;
-use crate::call::Ctx;
-use crate::task::{Process, Task};
+pub use actions::{
+    Dispositions, SA_KNOWN, SA_NOCLDSTOP, SA_NOCLDWAIT, SA_NODEFER, SA_ONSTACK, SA_RESETHAND, SA_RESTART,
+    SA_RESTORER, SA_SIGINFO, SIG_DFL, SIG_IGN,
+};
+pub use deliver::{Next, deliver};
+pub use info::SigInfo;
+pub use pending::{Budget, Charge, Pending};
+pub use send::{
+    ChildInfo, ChildPolicy, check_permission, child_policy, exec, force_fault, process_exits, send_child,
+    send_kernel, send_self, send_to_group, send_to_process, send_to_task, task_exits,
+};
+pub(crate) use send::send_with;
+pub(crate) use state::{forget_timer, take};
+pub use set::{DefaultAction, NSIG, SIGSET_SIZE, SigSet, Signal};
+pub use signalfd::SignalFd;
+pub use state::{
+    AltStack, ProcessSignals, SS_DISABLE, TaskSignals, pending, pending_for, restore_mask_unless, set_action,
+    set_blocked, set_temporary_mask,
+};
 
-/// Signals of one thread: pending queue, mask, alternate stack.
-#[derive(Default)]
-pub struct TaskSignals {}
+pub use crate::time::ProcessTimers;
+use crate::{Errno, Result};
 
-/// Signals of one process: shared pending queue, dispositions (an `Arc` shared by `CLONE_SIGHAND`).
-#[derive(Default)]
-pub struct ProcessSignals {}
-
-/// Interval timers and POSIX timers of one process. They do not survive `execve` (POSIX timers) nor `fork`.
-#[derive(Default)]
-pub struct ProcessTimers {}
-
-impl TaskSignals {
-    /// For a new thread or process made by `parent` with these `CLONE_*` flags: the mask is inherited,
-    /// nothing is pending; the alternate stack goes unless the memory is copied or it is a vfork
-    /// (`sas_ss_reset()` in kernel/fork.c for `CLONE_VM` without `CLONE_VFORK`).
-    pub fn cloned(_parent: &TaskSignals, _flags: u64) -> TaskSignals {
-        TaskSignals::default()
-    }
-}
-
-impl ProcessSignals {
-    /// For a new process with these `CLONE_*` flags: dispositions are shared (`CLONE_SIGHAND`), reset
-    /// (`CLONE_CLEAR_SIGHAND`) or copied; nothing is pending.
-    pub fn cloned(_parent: &ProcessSignals, _flags: u64) -> ProcessSignals {
-        ProcessSignals::default()
-    }
-}
-
-/// How a child's end is told, and what becomes of the zombie.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ChildPolicy {
-    /// SIGCHLD is ignored: nobody will wait, and no signal is sent.
-    pub ignored: bool,
-    /// `SA_NOCLDWAIT` (or ignored): children leave no zombies.
-    pub no_zombies: bool,
-    /// `SA_NOCLDSTOP`: stops and continuations of children are not told.
-    pub no_stops: bool,
-}
-
-/// The disposition of SIGCHLD in `parent`.
-pub fn child_policy(_parent: &Process) -> ChildPolicy {
-    ChildPolicy::default()
-}
-
-/// A signal that `task` would act upon is pending (not blocked, not ignored).
-pub fn pending(_task: &Task) -> bool {
-    false
-}
-
-/// Sends a signal made by the kernel itself, without sender (`SEND_SIG_PRIV`), to the process.
-pub fn send_kernel(_process: &Arc<Process>, _signal: i32) {}
-
-/// Tells `parent` that its child has ended, stopped or continued: `signal` (SIGCHLD or another exit signal)
-/// with si_code `CLD_*`, pid, uid, status (exit code or signal), user and system time in clock ticks.
-pub fn send_child(_parent: &Arc<Process>, _signal: i32, _info: ChildInfo) {}
-
-/// The contents of a `siginfo` for SIGCHLD.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ChildInfo {
-    /// `CLD_EXITED`, `CLD_KILLED`, `CLD_DUMPED`, `CLD_STOPPED`, `CLD_CONTINUED`.
-    pub code: i32,
-    pub pid: u32,
-    pub uid: u32,
-    pub status: i32,
-    /// Clock ticks of 10 ms.
-    pub utime: i64,
-    pub stime: i64,
-}
-
-/// Forces the signal of a processor exception upon the task (`force_sig_fault()`): a blocked or ignored one
-/// is made deadly.
-pub fn force_fault(task: &Task, fault: &coracle_platform::Fault) {
-    task.process.begin_exit(fault.signal);
-}
-
-/// `execve`: handled signals go back to their default, dispositions are no longer shared, the alternate
-/// stack goes, POSIX timers are deleted. Called by the task's own thread when it is the only one.
-pub fn exec(_task: &Task) {}
-
-/// The task is over: whatever of the group's signals it was to take is for others now
-/// (`exit_signals()`, `retarget_shared_pending()`).
-pub fn task_exits(_task: &Task) {}
-
-/// The process is over: its timers go.
-pub fn process_exits(_process: &Arc<Process>) {}
-
-/// How guest code goes on after [`deliver`].
+/// How a call goes on through `restart_syscall(2)` after it was interrupted and no handler ran
+/// (`struct restart_block`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
-    /// With this result of the call it stands in.
-    Return(u64),
-    /// With the registers as they were frozen and edited.
-    Continue,
-    /// The same call is carried out once more, with the same arguments: a restart without a handler.
-    Restart,
-    /// The call goes on as `restart_syscall(2)`.
-    RestartBlock,
-    /// The process's end has begun.
-    Exit,
+pub enum RestartBlock {
+    /// `nanosleep` and relative `clock_nanosleep`: clock, deadline of that clock in ns, where the rest goes.
+    Sleep { clock: i32, deadline: i64, remaining: u64 },
+    /// `poll(fds, count, timeout)` with the deadline of the monotonic clock in ns.
+    Poll { fds: u64, count: u64, deadline: i64 },
+    /// `futex(FUTEX_WAIT)`: word, value, bit set, operation, deadline in ns of the clock that `op` names.
+    Futex { address: u64, value: u32, bits: u32, op: u32, deadline: i64 },
 }
 
-/// Acts upon everything pending, until the guest may run: default actions (`Process::begin_exit`,
-/// `Process::begin_stop`), and at most one frame per signal on the guest's stack.
-///
-/// Called by the run loop whenever `Task::interrupted()`, after stops, with the guest at rest. `call` is the
-/// result of the system call it stands in, possibly one of the `ERESTART*`; `None` if it stands elsewhere
-/// (interrupted, faulted, registers set by `rt_sigreturn` or `execve`), when the registers are complete and
-/// `cx.thread.freeze` ignores its argument.
-pub fn deliver(cx: &mut Ctx<'_>, call: Option<SysResult>) -> Next {
-    if cx.task.must_exit() {
-        return Next::Exit;
+/// For calls that take a `sigsetsize`: `EINVAL` unless it is 8.
+pub fn check_sigset_size(size: usize) -> Result<()> {
+    if size == SIGSET_SIZE { Ok(()) } else { Err(Errno::EINVAL) }
+}
+
+/// `rt_sigreturn(2)`: the registers, the mask and the alternate stack come from the frame. A bad frame is SIGSEGV.
+pub(crate) fn sigreturn(cx: &mut crate::call::Ctx<'_>) -> Result<()> {
+    let task = cx.task.clone();
+    let space = cx.space.clone();
+    let regs = cx.thread.freeze(0).map_err(|_| Errno::EFAULT)?;
+    match frame::restore(&*space, regs) {
+        Ok(restored) => {
+            let sp = regs.rsp;
+            set_blocked(&task, restored.mask);
+            // restore_altstack() says nothing of what it does not like.
+            let _ = change_altstack(&task, sp, &restored.altstack);
+        }
+        Err(_) => send::force(&task, SigInfo::kernel(Signal::SIGSEGV), false),
     }
-    match call {
-        None => Next::Continue,
-        Some(Ok(value)) => Next::Return(value),
-        Some(Err(error)) if error.raw() >= 512 => Next::Restart,
-        Some(Err(error)) => Next::Return(error.to_ret()),
+    Ok(())
+}
+
+/// `do_sigaltstack()` with a new stack; the stack pointer decides whether the old one is in use.
+pub(crate) fn change_altstack(
+    task: &crate::task::Task,
+    sp: u64,
+    new: &crate::abi::types::SigAltStack,
+) -> Result<()> {
+    let mut own = task.signals.own();
+    if own.altstack.is_active(sp) {
+        return Err(Errno::EPERM);
     }
+    let mode = new.flags & !frame::SS_AUTODISARM;
+    if mode != SS_DISABLE && mode != frame::SS_ONSTACK && mode != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let (stack, size) = if mode == SS_DISABLE { (0, 0) } else { (new.sp, new.size) };
+    // MINSIGSTKSZ.
+    if mode != SS_DISABLE && size < 2048 {
+        return Err(Errno::ENOMEM);
+    }
+    own.altstack = AltStack { sp: stack, size, flags: new.flags };
+    Ok(())
 }

@@ -167,6 +167,11 @@ impl Process {
         self.reaped.load(Ordering::SeqCst)
     }
 
+    /// Real user of the thread that last changed it, or ended.
+    pub fn last_uid(&self) -> u32 {
+        self.last_uid.load(Ordering::Relaxed)
+    }
+
     /// Live threads.
     pub fn tasks(&self) -> Vec<Arc<Task>> {
         self.tasks.lock().clone()

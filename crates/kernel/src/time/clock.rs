@@ -1,0 +1,151 @@
+//! Clocks: the host's, and the CPU clocks of guest processes and threads (kernel/time/posix-timers.c and
+//! posix-cpu-timers.c).
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_getres, clock_gettime};
+
+use super::NSEC_PER_SEC;
+use crate::task::{Process, Task, usage};
+use crate::{Errno, Result};
+
+pub const CLOCK_REALTIME: i32 = 0;
+pub const CLOCK_MONOTONIC: i32 = 1;
+pub const CLOCK_PROCESS_CPUTIME_ID: i32 = 2;
+pub const CLOCK_THREAD_CPUTIME_ID: i32 = 3;
+
+/// What of its CPU time a CPU clock counts (`CPUCLOCK_*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CpuPart {
+    /// User and system time.
+    All,
+    /// User time only.
+    User,
+}
+
+/// Something to read the time from.
+#[derive(Clone)]
+pub enum Clock {
+    Host(ClockId),
+    Process(Weak<Process>, CpuPart),
+    Thread(Weak<Task>, CpuPart),
+}
+
+fn host(id: i32) -> Option<ClockId> {
+    Some(match id {
+        0 => ClockId::Realtime,
+        1 => ClockId::Monotonic,
+        4 => ClockId::MonotonicRaw,
+        5 => ClockId::RealtimeCoarse,
+        6 => ClockId::MonotonicCoarse,
+        7 => ClockId::Boottime,
+        8 => ClockId::RealtimeAlarm,
+        9 => ClockId::BoottimeAlarm,
+        // Without leap seconds told by an NTP daemon, TAI is real time.
+        11 => ClockId::Realtime,
+        _ => return None,
+    })
+}
+
+impl Clock {
+    /// The clock that `id` names for this task; `EINVAL` if there is none.
+    pub fn find(task: &Arc<Task>, id: i32) -> Result<Clock> {
+        match id {
+            CLOCK_PROCESS_CPUTIME_ID => Ok(Clock::Process(Arc::downgrade(&task.process), CpuPart::All)),
+            CLOCK_THREAD_CPUTIME_ID => Ok(Clock::Thread(Arc::downgrade(task), CpuPart::All)),
+            0.. => host(id).map(Clock::Host).ok_or(Errno::EINVAL),
+            _ => Clock::dynamic(task, id),
+        }
+    }
+
+    /// `MAKE_PROCESS_CPUCLOCK()` and its like (include/linux/posix-timers_types.h): bits 0 and 1 the kind, bit 2
+    /// "of a thread", the rest the inverted pid.
+    fn dynamic(task: &Arc<Task>, id: i32) -> Result<Clock> {
+        let part = match id & 3 {
+            0 | 2 => CpuPart::All,
+            1 => CpuPart::User,
+            // A clock device's descriptor; there are none.
+            _ => return Err(Errno::EINVAL),
+        };
+        let pid = u32::try_from(!(id >> 3)).map_err(|_| Errno::EINVAL)?;
+        if id & 4 != 0 {
+            let thread = if pid == 0 { Some(task.clone()) } else { task.world.task(pid) };
+            let thread = thread.filter(|thread| Arc::ptr_eq(&thread.process, &task.process));
+            return thread.map(|thread| Clock::Thread(Arc::downgrade(&thread), part)).ok_or(Errno::EINVAL);
+        }
+        let process = if pid == 0 || pid == task.tid() {
+            Some(task.process.clone())
+        } else {
+            task.world.process(pid).filter(|process| !process.is_init())
+        };
+        process.map(|process| Clock::Process(Arc::downgrade(&process), part)).ok_or(Errno::EINVAL)
+    }
+
+    /// The time on it, in nanoseconds. The clock of what is gone stands still at its end: zero is left to say.
+    pub fn now(&self) -> i64 {
+        let cpu = |(user, system): (Duration, Duration), part: CpuPart| match part {
+            CpuPart::All => ns(user.saturating_add(system)),
+            CpuPart::User => ns(user),
+        };
+        match self {
+            Clock::Host(id) => {
+                let now = clock_gettime(*id);
+                now.tv_sec.saturating_mul(NSEC_PER_SEC).saturating_add(now.tv_nsec)
+            }
+            Clock::Process(process, part) => {
+                process.upgrade().map_or(0, |process| cpu(usage::times(&process), *part))
+            }
+            Clock::Thread(thread, part) => {
+                thread.upgrade().map_or(0, |thread| cpu(thread.control().cpu_time(), *part))
+            }
+        }
+    }
+
+    /// Its resolution in nanoseconds.
+    pub fn resolution(&self) -> i64 {
+        match self {
+            Clock::Host(id) => {
+                let step = clock_getres(*id);
+                step.tv_sec.saturating_mul(NSEC_PER_SEC).saturating_add(step.tv_nsec)
+            }
+            _ => 1,
+        }
+    }
+
+    /// Measures CPU time rather than time.
+    pub fn is_cpu(&self) -> bool {
+        !matches!(self, Clock::Host(_))
+    }
+
+    /// Can be waited for, and have timers: `EOPNOTSUPP` for coarse and raw clocks.
+    pub fn timed(&self) -> Result<()> {
+        match self {
+            Clock::Host(ClockId::MonotonicRaw | ClockId::RealtimeCoarse | ClockId::MonotonicCoarse) => {
+                Err(Errno::EOPNOTSUPP)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// When to look at it again for a deadline `left` nanoseconds ahead on it. CPU clocks advance at most as fast
+    /// as there are CPUs, and are asked again at bounded intervals.
+    pub fn look_after(&self, left: i64) -> Option<Instant> {
+        /// A scheduler tick, and as rare as one who waits for CPU time will bear.
+        const TICK: i64 = 4_000_000;
+        const RARE: i64 = 100_000_000;
+        let wait = match self {
+            Clock::Host(_) => left.max(0),
+            Clock::Thread(..) => left.clamp(TICK, RARE),
+            Clock::Process(process, _) => {
+                let threads = process.upgrade().map_or(1, |process| process.tasks().len().max(1));
+                (left / i64::try_from(threads).unwrap_or(1)).clamp(TICK, RARE)
+            }
+        };
+        Instant::now().checked_add(Duration::from_nanos(u64::try_from(wait).unwrap_or(0)))
+    }
+}
+
+fn ns(time: Duration) -> i64 {
+    i64::try_from(time.as_nanos()).unwrap_or(i64::MAX)
+}
