@@ -4,11 +4,12 @@ mod epoll;
 mod event;
 mod pipe;
 mod poll;
+mod process;
 
 use crate::call::Call;
 
 /// Every area's calls.
-const AREAS: &[&[Call]] = &[epoll::CALLS, event::CALLS, pipe::CALLS, poll::CALLS];
+const AREAS: &[&[Call]] = &[epoll::CALLS, event::CALLS, pipe::CALLS, poll::CALLS, process::CALLS];
 
 /// The call with this number.
 pub fn find(number: u64) -> Option<&'static Call> {

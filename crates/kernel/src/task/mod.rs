@@ -9,6 +9,7 @@ mod cred;
 pub mod exec;
 pub mod exit;
 mod load;
+mod group;
 pub mod pidfd;
 mod pool;
 mod process;
@@ -27,6 +28,7 @@ use coracle_platform::{Identity, Space, ThreadControl};
 use parking_lot::Mutex;
 
 pub use cred::{CAP_LAST, Caps, Cred};
+pub use group::{new_session, set_group};
 pub use pool::Pool;
 pub use process::{Group, Links, Process, Session, Terminal};
 pub use tree::{PID_MAX, Tree};
