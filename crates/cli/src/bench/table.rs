@@ -66,7 +66,16 @@ pub fn footer(results: &[(&Row, Measured)], took: Duration) -> String {
         of += 1;
         reached += u32::from(met);
     }
-    format!("{reached} of {of} goals reached (`!` marks the others), {:.0} s", took.as_secs_f64())
+    let beaten = |(_, measured): &&(&Row, Measured)| {
+        measured
+            .peers
+            .iter()
+            .any(|(peer, ns)| *peer == Peer::Runsc && ns.is_some_and(|ns| ns < measured.coracle_ns))
+    };
+    let slower = results.iter().filter(beaten).map(|(row, _)| row.name).collect::<Vec<_>>();
+    let slower =
+        if slower.is_empty() { String::new() } else { format!("; slower than runsc: {}", slower.join(", ")) };
+    format!("{reached} of {of} goals reached (`!` marks the others), {:.0} s{slower}", took.as_secs_f64())
 }
 
 /// One row of the file. Peers are added only where they were asked for.
@@ -143,5 +152,7 @@ mod tests {
         let slow = Measured { ratio: 1.0, ..measured(Vec::new()) };
         assert!(line(row, &slow).contains('!'));
         assert!(footer(&[(row, slow)], Duration::from_secs(3)).starts_with("0 of 1"));
+        let footer = footer(&[(row, measured(vec![(Peer::Runsc, Some(2.0))]))], Duration::from_secs(3));
+        assert!(footer.starts_with("1 of 1") && footer.ends_with("slower than runsc: getpid"), "{footer}");
     }
 }
