@@ -46,6 +46,11 @@ pub trait File: Send + Sync + 'static {
         false
     }
 
+    /// How long a blocking `read` or `write` waits at most (`SO_RCVTIMEO`, `SO_SNDTIMEO`); then `EAGAIN`.
+    fn io_timeout(&self, _write: bool) -> Option<std::time::Duration> {
+        None
+    }
+
     /// Has a position: `lseek`, `pread` and `pwrite` work.
     fn seekable(&self) -> bool {
         false

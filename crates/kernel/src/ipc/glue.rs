@@ -6,6 +6,8 @@ use std::time::Duration;
 use crate::abi::types::{Stat, Timespec};
 use crate::call::{Addr, Ctx};
 use crate::fd::{FdEntry, File, OpenFile};
+use crate::fs::{Access, Inode, Last, NewNode, Resolve, S_IFSOCK, Walk, Who};
+use crate::signal::{self, SigSet, Signal};
 use crate::task::{Caps, Task};
 use crate::{Errno, Result, SysResult};
 
@@ -35,7 +37,9 @@ pub fn privileged(task: &Arc<Task>) -> bool {
 }
 
 /// A write found nobody to read: `SIGPIPE` to the writer.
-pub fn broken_pipe(_task: &Arc<Task>) {}
+pub fn broken_pipe(task: &Arc<Task>) {
+    signal::send_self(task, Signal::SIGPIPE);
+}
 
 /// Puts a new open file into the caller's table; returns the descriptor.
 pub fn install(cx: &Ctx<'_>, file: Arc<dyn File>, flags: u32, close_on_exec: bool) -> Result<u64> {
@@ -72,8 +76,8 @@ pub fn anonymous_stat(mode: u32, dev: u64, ino: u64, (uid, gid): (u32, u32), tim
 }
 
 /// `fstat` of a file that an inode stands for.
-pub fn inode_stat(_inode: &Arc<dyn crate::fs::Inode>) -> Result<Stat> {
-    Err(Errno::EIO)
+pub fn inode_stat(inode: &Arc<dyn Inode>) -> Result<Stat> {
+    inode.stat()
 }
 
 /// `fstat` of eventfd, epoll and their like: they share one inode (fs/anon_inodes.c).
@@ -89,12 +93,64 @@ pub fn set_user_sigmask(cx: &mut Ctx<'_>, mask: u64, size: u64) -> Result<()> {
     if size != 8 {
         return Err(Errno::EINVAL);
     }
-    let _set: u64 = cx.mem().read(mask)?;
+    let set: u64 = cx.mem().read(mask)?;
+    signal::set_temporary_mask(&cx.task, SigSet(set));
     Ok(())
 }
 
 /// `restore_saved_sigmask_unless()`: if a signal ends the call, its delivery restores the mask.
-pub fn restore_saved_sigmask_unless(_cx: &mut Ctx<'_>, _interrupted: bool) {}
+pub fn restore_saved_sigmask_unless(cx: &mut Ctx<'_>, interrupted: bool) {
+    signal::restore_mask_unless(&cx.task, interrupted);
+}
+
+/// A signal ended `poll`: how it goes on if no handler runs.
+pub fn restart_poll(_cx: &mut Ctx<'_>, _fds: u64, _count: u32, _deadline: crate::wait::Deadline) -> Errno {
+    Errno::ERESTARTNOHAND
+}
+
+impl Ucred {
+    /// `struct ucred`.
+    pub fn to_bytes(self) -> Vec<u8> {
+        [self.pid, self.uid, self.gid].iter().flat_map(|word| word.to_ne_bytes()).collect()
+    }
+}
+
+/// Makes the node of a socket that binds to `path`; `EEXIST` (unix_bind_bsd()).
+pub fn make_socket_node(task: &Arc<Task>, path: &[u8]) -> Result<Arc<dyn Inode>> {
+    let (world, fs, cred) = (task.world.clone(), task.fs(), task.cred());
+    let (root, base) = fs.places();
+    let who = Who { cred: &cred, task: Some(task) };
+    let walked =
+        Walk { vfs: &world.vfs, who, root: &root, base: &base }.walk(path, Resolve::PARENT | Resolve::MAYBE)?;
+    let name = match &walked.last {
+        Last::Name(_) if walked.slash => return Err(Errno::ENOENT),
+        Last::Name(name) => name,
+        _ => return Err(Errno::EEXIST),
+    };
+    let parent = walked.parent.inode();
+    if parent.lookup(name).is_ok() {
+        return Err(Errno::EEXIST);
+    }
+    walked.parent.mount.writable()?;
+    parent.permission(who, Access::WRITE | Access::EXEC)?;
+    let mode = S_IFSOCK | 0o777 & !fs.umask();
+    let new = NewNode { mode, uid: cred.fsuid, gid: cred.fsgid, rdev: 0, target: &[] };
+    let inode = parent.make(name, &new)?;
+    walked.parent.dentry.made(name, inode.clone());
+    Ok(inode)
+}
+
+/// The node of the socket at `path`, which the caller may write to; `ECONNREFUSED` if it is none
+/// (unix_find_bsd()).
+pub fn socket_node(task: &Arc<Task>, path: &[u8]) -> Result<Arc<dyn Inode>> {
+    let (world, fs, cred) = (task.world.clone(), task.fs(), task.cred());
+    let (root, base) = fs.places();
+    let who = Who { cred: &cred, task: Some(task) };
+    let place = Walk { vfs: &world.vfs, who, root: &root, base: &base }.find(path, Resolve::FOLLOW)?;
+    let inode = place.inode().clone();
+    inode.permission(who, Access::WRITE)?;
+    if inode.kind() == S_IFSOCK { Ok(inode) } else { Err(Errno::ECONNREFUSED) }
+}
 
 /// Puts two new open files into the caller's table and their numbers at `fds`; all or nothing.
 pub fn install_pair(cx: &mut Ctx<'_>, fds: Addr, files: [Arc<OpenFile>; 2], close_on_exec: bool) -> SysResult {
@@ -120,9 +176,4 @@ pub fn timespec(time: Timespec) -> Result<Duration> {
     let nanos = u32::try_from(time.tv_nsec).ok().filter(|nanos| *nanos < 1_000_000_000).ok_or(Errno::EINVAL)?;
     let seconds = u64::try_from(time.tv_sec).map_err(|_| Errno::EINVAL)?;
     Ok(Duration::new(seconds, nanos))
-}
-
-/// A signal ended `poll`: how it goes on if no handler runs.
-pub fn restart_poll(_cx: &mut Ctx<'_>, _fds: u64, _count: u32, _deadline: crate::wait::Deadline) -> Errno {
-    Errno::ERESTARTNOHAND
 }

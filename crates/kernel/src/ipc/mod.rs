@@ -4,7 +4,9 @@ pub mod epoll;
 pub mod eventfd;
 pub mod glue;
 pub mod pipe;
+pub mod socket;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
@@ -15,6 +17,7 @@ pub struct Ipc {
     next_ino: AtomicU64,
     /// Guards the shape of nested epolls.
     pub epoll_nesting: Mutex<()>,
+    pub unix: Arc<socket::unix::Space>,
 }
 
 impl Ipc {

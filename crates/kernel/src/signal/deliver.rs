@@ -8,7 +8,7 @@ use super::state::{set_blocked, take};
 use super::{
     DefaultAction, SA_NODEFER, SA_RESETHAND, SA_RESTART, SIG_DFL, SIG_IGN, SigInfo, SigSet, Signal, frame,
 };
-use crate::abi::linux::{FUTEX_CMD_MASK, FUTEX_WAIT, FUTEX_WAIT_BITSET, RLIMIT_CORE, __NR_futex};
+use crate::abi::linux::{__NR_futex, FUTEX_CMD_MASK, FUTEX_WAIT, FUTEX_WAIT_BITSET, RLIMIT_CORE};
 use crate::abi::types::Sigaction;
 use crate::call::Ctx;
 use crate::task::Task;
@@ -169,7 +169,11 @@ fn handle(
 
 /// Ends the call that the guest stands in, before a handler runs: with its result, with `EINTR`, or set back to
 /// the instruction (`handle_signal()`, "Are we from a system call?").
-fn finish_call(cx: &mut Ctx<'_>, action: Sigaction, call: Option<SysResult>) -> Result<(), coracle_platform::Gone> {
+fn finish_call(
+    cx: &mut Ctx<'_>,
+    action: Sigaction,
+    call: Option<SysResult>,
+) -> Result<(), coracle_platform::Gone> {
     let Some(result) = call else { return Ok(()) };
     let restartable = action.flags & SA_RESTART != 0;
     let (value, mut restart) = match result {

@@ -21,18 +21,18 @@ pub use actions::{
 pub use deliver::{Next, deliver};
 pub use info::SigInfo;
 pub use pending::{Budget, Charge, Pending};
+pub(crate) use send::send_with;
 pub use send::{
     ChildInfo, ChildPolicy, check_permission, child_policy, exec, force_fault, process_exits, send_child,
     send_kernel, send_self, send_to_group, send_to_process, send_to_task, task_exits,
 };
-pub(crate) use send::send_with;
-pub(crate) use state::{forget_timer, take};
 pub use set::{DefaultAction, NSIG, SIGSET_SIZE, SigSet, Signal};
 pub use signalfd::SignalFd;
 pub use state::{
     AltStack, ProcessSignals, SS_DISABLE, TaskSignals, pending, pending_for, restore_mask_unless, set_action,
     set_blocked, set_temporary_mask,
 };
+pub(crate) use state::{forget_timer, take};
 
 pub use crate::time::ProcessTimers;
 use crate::{Errno, Result};

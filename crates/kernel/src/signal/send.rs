@@ -17,13 +17,13 @@ use crate::{Errno, Result};
 
 /// Sends to the process as a whole; some thread that does not block the signal takes it.
 pub fn send_to_process(process: &Arc<Process>, signal: Signal, info: SigInfo) -> Result<()> {
-    send_with(process, None, signal, |pending, budget, limit| pending.push(signal, info, budget, limit)).map(|_| ())
+    send_with(process, None, signal, |pending, budget, limit| pending.push(signal, info, budget, limit))
+        .map(|_| ())
 }
 
 /// Sends to this very thread.
 pub fn send_to_task(task: &Arc<Task>, signal: Signal, info: SigInfo) -> Result<()> {
-    let enqueue =
-        |pending: &mut Pending, budget: &Budget, limit: u64| pending.push(signal, info, budget, limit);
+    let enqueue = |pending: &mut Pending, budget: &Budget, limit: u64| pending.push(signal, info, budget, limit);
     send_with(&task.process, Some(task), signal, enqueue).map(|_| ())
 }
 
@@ -216,9 +216,8 @@ fn enter(
 /// `sig_ignored()`: a blocked signal is never ignored, its disposition may change before it is unblocked.
 fn is_ignored(process: &Process, target: Option<&Arc<Task>>, signal: Signal, threads: &[Arc<Task>]) -> bool {
     let asked = target.or(threads.first());
-    let blocked = asked.is_some_and(|task| {
-        task.signals.blocked().has(signal) || task.signals.own().awaited.has(signal)
-    });
+    let blocked =
+        asked.is_some_and(|task| task.signals.blocked().has(signal) || task.signals.own().awaited.has(signal));
     !blocked && process.signals.dispositions().ignores(signal)
 }
 

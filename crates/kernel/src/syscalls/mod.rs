@@ -5,11 +5,12 @@ mod event;
 mod pipe;
 mod poll;
 mod process;
+mod socket;
 
 use crate::call::Call;
 
 /// Every area's calls.
-const AREAS: &[&[Call]] = &[epoll::CALLS, event::CALLS, pipe::CALLS, poll::CALLS, process::CALLS];
+const AREAS: &[&[Call]] = &[epoll::CALLS, event::CALLS, pipe::CALLS, poll::CALLS, process::CALLS, socket::CALLS];
 
 /// The call with this number.
 pub fn find(number: u64) -> Option<&'static Call> {

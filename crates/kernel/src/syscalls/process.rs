@@ -244,7 +244,10 @@ fn waitid(cx: &mut Ctx<'_>, which: u32, id: i32, info: Addr, options: u32, rusag
     };
     let found = wait::wait(&cx.task, &whom, options)?;
     // A non-blocking pidfd says so where WNOHANG would be silent.
-    if found.is_none() && matches!(whom, Whom::Process(_)) && options & WNOHANG != 0 && cx.args[3] as u32 & WNOHANG == 0
+    if found.is_none()
+        && matches!(whom, Whom::Process(_))
+        && options & WNOHANG != 0
+        && cx.args[3] as u32 & WNOHANG == 0
     {
         return Err(Errno::EAGAIN);
     }
@@ -261,8 +264,7 @@ fn waitid(cx: &mut Ctx<'_>, which: u32, id: i32, info: Addr, options: u32, rusag
 fn waitid_info(found: Option<&Waited>) -> [u8; 28] {
     let mut bytes = [0; 28];
     if let Some(found) = found {
-        let words =
-            [SIGCHLD as i32, 0, found.code, 0, found.pid as i32, found.uid as i32, found.value];
+        let words = [SIGCHLD as i32, 0, found.code, 0, found.pid as i32, found.uid as i32, found.value];
         for (place, word) in bytes.chunks_exact_mut(4).zip(words) {
             place.copy_from_slice(&word.to_ne_bytes());
         }

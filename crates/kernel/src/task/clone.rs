@@ -175,11 +175,8 @@ fn copy_task(
     mm: Arc<AddressSpace>,
 ) -> Arc<Task> {
     let has = |flag: u32| args.flags & u64::from(flag) != 0;
-    let process = if has(CLONE_THREAD) {
-        task.process.clone()
-    } else {
-        copy_process(task, args, number.get(), mm.clone())
-    };
+    let process =
+        if has(CLONE_THREAD) { task.process.clone() } else { copy_process(task, args, number.get(), mm.clone()) };
     let files = if has(CLONE_FILES) { task.files() } else { Arc::new(task.files().duplicate()) };
     let fs = if has(CLONE_FS) { task.fs() } else { Arc::new(task.fs().duplicate()) };
     Task::new(TaskSeed {

@@ -7,9 +7,7 @@
 
 use std::sync::Arc;
 
-use coracle_elf::{
-    AuxInputs, Image, InitialStack, Kind, LoadPlan, Op, Placement, ProgramPlan, StackInputs,
-};
+use coracle_elf::{AuxInputs, Image, InitialStack, Kind, LoadPlan, Op, Placement, ProgramPlan, StackInputs};
 use coracle_platform::{MapSource, MemoryCall, Regs, Space, Thread};
 
 use super::exec::{ExecError, elf_error};
@@ -194,9 +192,8 @@ fn stack(
         gap: dice.any(),
         rlimit_stack: exec::rlimit_stack(task),
     };
-    InitialStack::build(&inputs).map_err(|error| {
-        ExecError::new(Errno::from_raw(error.errno()), &program.filename, &error)
-    })
+    InitialStack::build(&inputs)
+        .map_err(|error| ExecError::new(Errno::from_raw(error.errno()), &program.filename, &error))
 }
 
 /// Builds `program` in `space`, whose only thread is `thread`; the thread then stands at the first instruction.

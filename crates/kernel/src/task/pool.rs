@@ -67,7 +67,8 @@ impl Pool {
         if let Some(slot) = self.idle.lock().pop() {
             return Ok(Reserved(Some(slot)));
         }
-        let slot = Arc::new(Slot { job: Mutex::new(None), given: AtomicBool::new(false), thread: OnceLock::new() });
+        let slot =
+            Arc::new(Slot { job: Mutex::new(None), given: AtomicBool::new(false), thread: OnceLock::new() });
         let (pool, own) = (self.clone(), slot.clone());
         let thread = std::thread::Builder::new().name("task".into()).spawn(move || pool.work(&own));
         thread.map_err(|_| Errno::EAGAIN)?;

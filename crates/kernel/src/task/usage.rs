@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{Process, Task};
-use crate::mm::AddressSpace;
 use crate::abi::types::{Rusage, Timeval};
+use crate::mm::AddressSpace;
 
 /// `USER_HZ`.
 const TICKS_PER_SECOND: u128 = 100;

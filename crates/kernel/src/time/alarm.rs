@@ -8,8 +8,8 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
-use super::wheel::Ticket;
 use super::Clock;
+use super::wheel::Ticket;
 use crate::world::World;
 
 type Action = Box<dyn Fn() + Send + Sync>;

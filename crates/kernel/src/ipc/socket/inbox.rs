@@ -1,0 +1,251 @@
+//! The receive queue of a socket, and the accounting of what a sender has on its way.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::Incoming;
+use super::unix::rights::Rights;
+use crate::abi::net::{MSG_PEEK, MSG_TRUNC};
+use crate::ipc::glue::Ucred;
+use crate::mem::Source;
+use crate::wait::WaitQueue;
+use crate::{Errno, Result};
+
+/// Bytes that a sender has in the queues of receivers (`sk_wmem_alloc`), and its limit (`sk_sndbuf`).
+pub struct Account {
+    used: AtomicUsize,
+    limit: AtomicUsize,
+    /// Told when there is room again.
+    pub writable: WaitQueue,
+}
+
+impl Account {
+    pub fn new(limit: usize) -> Arc<Account> {
+        Arc::new(Account { used: AtomicUsize::new(0), limit: AtomicUsize::new(limit), writable: WaitQueue::new() })
+    }
+
+    pub fn used(&self) -> usize {
+        self.used.load(Ordering::SeqCst)
+    }
+
+    pub fn limit(&self) -> usize {
+        self.limit.load(Ordering::SeqCst)
+    }
+
+    pub fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::SeqCst);
+        self.writable.wake_all();
+    }
+
+    /// One more packet may be sent (sock_alloc_send_pskb()).
+    pub fn has_room(&self) -> bool {
+        self.used() < self.limit()
+    }
+
+    /// `POLLOUT` (unix_writable()).
+    pub fn is_writable(&self) -> bool {
+        self.used().saturating_mul(4) <= self.limit()
+    }
+
+    /// Counts `amount` until the result is dropped.
+    pub fn charge(self: &Arc<Account>, amount: usize) -> Charge {
+        self.used.fetch_add(amount, Ordering::SeqCst);
+        Charge { account: self.clone(), amount }
+    }
+}
+
+/// A part of an [`Account`].
+pub struct Charge {
+    account: Arc<Account>,
+    amount: usize,
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.account.used.fetch_sub(self.amount, Ordering::SeqCst);
+        if self.account.is_writable() {
+            self.account.writable.wake_all();
+        }
+    }
+}
+
+/// What Linux charges for `len` bytes (`skb->truesize`): a head as `kmalloc` rounds it, and whole pages.
+/// `paged`: the part of `len` that lies in pages.
+pub fn true_size(len: usize, paged: usize) -> usize {
+    const SHARED_INFO: usize = 320;
+    const SK_BUFF: usize = 256;
+    let paged = paged.min(len);
+    let head = (len - paged + SHARED_INFO).next_power_of_two().max(512);
+    head + SK_BUFF + paged.next_multiple_of(4096)
+}
+
+/// Bytes on their way, with what travels along.
+pub struct Packet {
+    data: Vec<u8>,
+    /// Bytes of `data` that were read already.
+    start: usize,
+    /// The sender's address, family included; empty: none.
+    pub address: Arc<[u8]>,
+    pub rights: Option<Rights>,
+    pub cred: Ucred,
+    _charge: Option<Charge>,
+}
+
+impl Packet {
+    pub fn new(data: Vec<u8>, address: Arc<[u8]>, cred: Ucred, charge: Option<Charge>) -> Packet {
+        Packet { data, start: 0, address, rights: None, cred, _charge: charge }
+    }
+
+    pub fn len(&self) -> usize {
+        self.data.len() - self.start
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.data.get(self.start..).unwrap_or_default()
+    }
+}
+
+/// Packets in order of arrival. The socket's lock guards it.
+#[derive(Default)]
+pub struct Inbox {
+    packets: VecDeque<Packet>,
+    bytes: usize,
+}
+
+/// Packets that were read: drop them after unlocking.
+pub type Spent = Vec<Packet>;
+
+impl Inbox {
+    pub fn push(&mut self, packet: Packet) {
+        self.bytes += packet.len();
+        self.packets.push_back(packet);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.packets.is_empty()
+    }
+
+    /// Packets inside.
+    pub fn count(&self) -> usize {
+        self.packets.len()
+    }
+
+    /// Bytes inside.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Bytes of the first packet.
+    pub fn first_len(&self) -> usize {
+        self.packets.front().map_or(0, Packet::len)
+    }
+
+    /// Empties it.
+    pub fn drain(&mut self) -> Spent {
+        self.bytes = 0;
+        self.packets.drain(..).collect()
+    }
+
+    /// The files in transit here.
+    pub fn rights(&self) -> impl Iterator<Item = &Rights> {
+        self.packets.iter().filter_map(|packet| packet.rights.as_ref())
+    }
+
+    /// Reads a stream (unix_stream_read_generic()): over packet borders, but not past files, nor, with
+    /// `credentials`, into another sender's bytes. `None` if there is nothing.
+    pub fn read_stream(
+        &mut self,
+        message: &mut Incoming<'_>,
+        credentials: bool,
+        spent: &mut Spent,
+    ) -> Option<Result<usize>> {
+        if self.packets.is_empty() {
+            return None;
+        }
+        let peek = message.flags & MSG_PEEK != 0;
+        let mut done = 0;
+        let mut index = 0;
+        while message.sink.remaining() > 0 {
+            let Some(packet) = self.packets.get_mut(index) else { break };
+            if credentials && done > 0 && message.cred != Some(packet.cred) {
+                break;
+            }
+            let want = packet.len().min(message.sink.remaining());
+            let taken = match discard_or_put(message, packet.bytes().get(..want).unwrap_or_default()) {
+                Ok(taken) => taken,
+                Err(error) if done == 0 => return Some(Err(error)),
+                Err(_) => break,
+            };
+            done += taken;
+            message.cred.get_or_insert(packet.cred);
+            if message.address.is_empty() {
+                message.address = packet.address.to_vec();
+            }
+            let files = take_files(packet, peek, message);
+            if peek {
+                index += 1;
+            } else {
+                packet.start += taken;
+                self.bytes -= taken;
+                if packet.len() == 0 {
+                    spent.extend(self.packets.pop_front());
+                }
+            }
+            if files || taken < want {
+                break;
+            }
+        }
+        Some(Ok(done))
+    }
+
+    /// Reads one packet, discarding what does not fit. `None` if there is none.
+    pub fn read_packet(&mut self, message: &mut Incoming<'_>, spent: &mut Spent) -> Option<Result<usize>> {
+        let packet = self.packets.front_mut()?;
+        let want = packet.len().min(message.sink.remaining());
+        let taken = match discard_or_put(message, packet.bytes().get(..want).unwrap_or_default()) {
+            Ok(taken) if taken == want => taken,
+            Ok(_) => return Some(Err(Errno::EFAULT)),
+            Err(error) => return Some(Err(error)),
+        };
+        message.full_len = packet.len();
+        if taken < packet.len() {
+            message.out_flags |= MSG_TRUNC;
+        }
+        message.cred = Some(packet.cred);
+        message.address = packet.address.to_vec();
+        let peek = message.flags & MSG_PEEK != 0;
+        take_files(packet, peek, message);
+        if !peek {
+            self.bytes -= packet.len();
+            spent.extend(self.packets.pop_front());
+        }
+        Some(Ok(taken))
+    }
+}
+
+/// Copies out first: only what could be stored is consumed.
+fn discard_or_put(message: &mut Incoming<'_>, bytes: &[u8]) -> Result<usize> {
+    if bytes.is_empty() { Ok(0) } else { message.sink.put(bytes) }
+}
+
+/// Moves a packet's files over (copies them when peeking); `true` if there were any.
+fn take_files(packet: &mut Packet, peek: bool, message: &mut Incoming<'_>) -> bool {
+    match &packet.rights {
+        None => false,
+        Some(rights) if peek => {
+            message.files = rights.copy();
+            true
+        }
+        Some(_) => {
+            message.files = packet.rights.take().map(Rights::into_files).unwrap_or_default();
+            true
+        }
+    }
+}
+
+/// Copies exactly `len` bytes from a source.
+pub fn take_bytes(source: &mut dyn Source, len: usize) -> Result<Vec<u8>> {
+    let mut data = vec![0; len];
+    if len > 0 && source.take(&mut data)? < len { Err(Errno::EFAULT) } else { Ok(data) }
+}

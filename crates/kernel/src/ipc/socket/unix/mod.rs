@@ -1,0 +1,677 @@
+//! `AF_UNIX`: unix(7), net/unix/af_unix.c.
+
+mod names;
+pub mod rights;
+#[cfg(test)]
+mod tests;
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+pub use self::names::{Name, Space};
+use self::rights::Rights;
+use super::inbox::{Spent, take_bytes, true_size};
+use super::options::{DEFAULT_BUFFER, connected_kind};
+use super::{Account, Inbox, Incoming, Kind, Options, Outgoing, Packet, Shut, Socket};
+use crate::abi::net::{AF_UNIX, MSG_NOSIGNAL, MSG_OOB, SO_PEERCRED, SO_PEERGROUPS, SO_SNDBUF, SOL_SOCKET};
+use crate::call::Ctx;
+use crate::fd::OpenFile;
+use crate::fs::Inode;
+use crate::ipc::glue::{self, Ucred};
+use crate::task::Task;
+use crate::wait::{Events, PollTable, WaitQueue};
+use crate::{Errno, Result};
+
+/// Longest queue of connections (`net.core.somaxconn`).
+pub const SOMAXCONN: u32 = 4096;
+/// Datagrams that wait at a receiver before senders do (`net.unix.max_dgram_qlen`).
+const MAX_QUEUED: usize = 10;
+/// Most bytes of a stream in one packet, as Linux cuts them (`SKB_MAX_ALLOC + UNIX_SKB_FRAGS_SZ`).
+const MAX_CHUNK: usize = 16064 + 32768;
+/// Longest head of a packet (`SKB_MAX_HEAD(0)`, `SKB_MAX_ALLOC`).
+const MAX_HEAD: usize = 3776;
+const MAX_ALLOC: usize = 16064;
+
+/// One socket.
+pub struct UnixSocket {
+    me: Weak<UnixSocket>,
+    kind: Kind,
+    space: Arc<Space>,
+    options: Options,
+    state: Mutex<State>,
+    readable: WaitQueue,
+    /// What this socket has sent and nobody has read yet.
+    account: Arc<Account>,
+}
+
+#[derive(Default)]
+struct State {
+    inbox: Inbox,
+    shut: Shut,
+    name: Option<Name>,
+    /// The node of a name in the file system.
+    node: Option<Arc<dyn Inode>>,
+    peer: Option<Arc<UnixSocket>>,
+    peer_cred: Option<Ucred>,
+    /// Connected at some time: a stream's end of file is told from its beginning.
+    connected: bool,
+    /// Connections that wait for `accept`; `Some` once it listens.
+    pending: Option<Pending>,
+    error: Option<Errno>,
+    closed: bool,
+}
+
+struct Pending {
+    queue: VecDeque<Arc<UnixSocket>>,
+    backlog: usize,
+    /// Who called `listen`.
+    cred: Ucred,
+}
+
+/// What the node of a bound name keeps.
+struct Bound(Weak<UnixSocket>);
+
+impl UnixSocket {
+    pub fn new(space: &Arc<Space>, kind: Kind) -> Arc<UnixSocket> {
+        Arc::new_cyclic(|me| UnixSocket {
+            me: me.clone(),
+            kind,
+            space: space.clone(),
+            options: Options::default(),
+            state: Mutex::default(),
+            readable: WaitQueue::new(),
+            account: Account::new(DEFAULT_BUFFER),
+        })
+    }
+
+    /// Two sockets connected to each other (`socketpair(2)`).
+    pub fn pair(space: &Arc<Space>, kind: Kind, cred: Ucred) -> [Arc<UnixSocket>; 2] {
+        let pair = [UnixSocket::new(space, kind), UnixSocket::new(space, kind)];
+        let [one, two] = &pair;
+        for (socket, peer) in [(one, two), (two, one)] {
+            let mut state = socket.state.lock();
+            state.peer = Some(peer.clone());
+            state.peer_cred = Some(cred);
+            state.connected = true;
+        }
+        pair
+    }
+
+    /// Calls `each` for every file in transit in this socket's queue, and in those of connections not yet
+    /// accepted.
+    pub(super) fn for_each_right(&self, each: &mut dyn FnMut(&Arc<OpenFile>)) {
+        let pending: Vec<Arc<UnixSocket>> = {
+            let state = self.state.lock();
+            state.inbox.rights().flat_map(|rights| rights.files()).for_each(&mut *each);
+            state.pending.iter().flat_map(|pending| &pending.queue).cloned().collect()
+        };
+        for socket in pending {
+            socket.state.lock().inbox.rights().flat_map(|rights| rights.files()).for_each(&mut *each);
+        }
+    }
+
+    /// Takes everything out of the queue, and of those of connections not yet accepted.
+    pub(super) fn drain(&self) -> Spent {
+        let (mut spent, pending) = {
+            let mut state = self.state.lock();
+            let pending: Vec<_> = state.pending.iter().flat_map(|pending| &pending.queue).cloned().collect();
+            (state.inbox.drain(), pending)
+        };
+        for socket in pending {
+            spent.extend(socket.state.lock().inbox.drain());
+        }
+        spent
+    }
+
+    fn name_bytes(&self) -> Vec<u8> {
+        self.state.lock().name.as_ref().unwrap_or(&Name::Unnamed).to_bytes()
+    }
+
+    /// The address as receivers see it: none at all if unnamed.
+    fn source_address(&self) -> Arc<[u8]> {
+        match &self.state.lock().name {
+            Some(name) => name.to_bytes().into(),
+            None => Arc::default(),
+        }
+    }
+
+    fn wake(&self) {
+        self.readable.wake_all();
+        self.account.writable.wake_all();
+    }
+
+    /// unix_find_other().
+    fn find(&self, task: &Arc<Task>, address: &[u8]) -> Result<Arc<UnixSocket>> {
+        let other = match Name::parse(address)? {
+            Name::Unnamed => return Err(Errno::ECONNREFUSED),
+            Name::Abstract(name) => self.space.find(&name)?,
+            Name::Path(path) => {
+                let node = glue::socket_node(task, &path)?;
+                let bound = node.slot().and_then(|slot| slot.get::<Bound>());
+                bound.and_then(|bound| bound.0.upgrade()).ok_or(Errno::ECONNREFUSED)?
+            }
+        };
+        if other.state.lock().closed {
+            return Err(Errno::ECONNREFUSED);
+        }
+        if other.kind == self.kind { Ok(other) } else { Err(Errno::EPROTOTYPE) }
+    }
+
+    fn autobind(&self) -> Result<()> {
+        if self.state.lock().name.is_some() {
+            return Ok(());
+        }
+        let name = self.space.autobind(&self.me)?;
+        self.state.lock().name = Some(Name::Abstract(name));
+        Ok(())
+    }
+
+    /// unix_dgram_connect(): only remembers where to send to.
+    fn connect_datagram(&self, task: &Arc<Task>, address: &[u8]) -> Result<()> {
+        let unspecified = address.get(..2) == Some(&[0, 0]);
+        let (peer, old);
+        if unspecified {
+            peer = None;
+        } else {
+            let other = self.find(task, address)?;
+            if self.options.pass_cred() {
+                self.autobind()?;
+            }
+            if !other.accepts_from(self) {
+                return Err(Errno::EPERM);
+            }
+            peer = Some(other);
+        }
+        {
+            let mut state = self.state.lock();
+            state.peer_cred = None;
+            state.connected = peer.is_some();
+            old = std::mem::replace(&mut state.peer, peer);
+        }
+        drop(old);
+        self.account.writable.wake_all();
+        Ok(())
+    }
+
+    /// unix_may_send(): a connected datagram socket hears its peer only.
+    fn accepts_from(&self, sender: &UnixSocket) -> bool {
+        self.state.lock().peer.as_ref().is_none_or(|peer| std::ptr::eq(&**peer, sender))
+    }
+
+    /// unix_stream_connect().
+    fn connect_stream(&self, task: &Arc<Task>, address: &[u8]) -> Result<()> {
+        if self.options.pass_cred() {
+            self.autobind()?;
+        }
+        let listener = self.find(task, address)?;
+        {
+            let state = self.state.lock();
+            if state.pending.is_some() {
+                return Err(Errno::EINVAL);
+            }
+            if state.peer.is_some() || state.connected {
+                return Err(Errno::EISCONN);
+            }
+        }
+        let server = UnixSocket::new(&self.space, self.kind);
+        let me = self.me.upgrade().ok_or(Errno::EINVAL)?;
+        {
+            let mut state = server.state.lock();
+            state.peer = Some(me);
+            state.peer_cred = Some(glue::ucred(task));
+            state.connected = true;
+        }
+        let cred = {
+            let mut state = listener.state.lock();
+            let name = state.name.clone();
+            if state.closed || state.shut.receive {
+                return Err(Errno::ECONNREFUSED);
+            }
+            let pending = state.pending.as_mut().ok_or(Errno::ECONNREFUSED)?;
+            if pending.queue.len() > pending.backlog {
+                return Err(Errno::EAGAIN);
+            }
+            // Before anybody can accept it.
+            server.state.lock().name = name;
+            pending.queue.push_back(server.clone());
+            pending.cred
+        };
+        {
+            let mut state = self.state.lock();
+            state.peer = Some(server);
+            state.peer_cred = Some(cred);
+            state.connected = true;
+        }
+        listener.readable.wake_all();
+        self.wake();
+        Ok(())
+    }
+
+    /// unix_stream_sendmsg(), without its waiting.
+    fn send_stream(&self, message: &mut Outgoing<'_>) -> Result<usize> {
+        let (peer, shut, connected) = {
+            let state = self.state.lock();
+            (state.peer.clone(), state.shut, state.connected)
+        };
+        if message.address.is_some() {
+            return Err(if connected { Errno::EISCONN } else { Errno::EOPNOTSUPP });
+        }
+        let peer = peer.ok_or(Errno::ENOTCONN)?;
+        if shut.send {
+            return Err(broken(message));
+        }
+        let mut done = 0;
+        let limit = (self.account.limit() / 2).saturating_sub(64).clamp(1, MAX_CHUNK);
+        let address = self.source_address();
+        while message.source.remaining() > 0 {
+            if !self.account.has_room() {
+                return if done > 0 { Ok(done) } else { Err(Errno::EAGAIN) };
+            }
+            let len = message.source.remaining().min(limit);
+            let paged = len.saturating_sub(MAX_HEAD).next_multiple_of(4096).min(len);
+            let data = match take_bytes(message.source, len) {
+                Ok(data) => data,
+                Err(error) => return if done > 0 { Ok(done) } else { Err(error) },
+            };
+            let charge = self.account.charge(true_size(len, paged));
+            let mut packet = Packet::new(data, address.clone(), message.cred, Some(charge));
+            if !message.files.is_empty() {
+                packet.rights = Some(Rights::new(std::mem::take(&mut message.files), &self.space.in_flight));
+            }
+            if let Err(packet) = peer.deliver(packet) {
+                drop(packet);
+                return if done > 0 { Ok(done) } else { Err(broken(message)) };
+            }
+            done += len;
+        }
+        Ok(done)
+    }
+
+    /// Puts a packet into this socket's queue; gives it back if nobody will read it.
+    fn deliver(&self, packet: Packet) -> std::result::Result<(), Packet> {
+        let mut state = self.state.lock();
+        if state.closed || state.shut.receive {
+            return Err(packet);
+        }
+        state.inbox.push(packet);
+        drop(state);
+        self.readable.wake_all();
+        Ok(())
+    }
+
+    /// unix_dgram_sendmsg(), without its waiting.
+    fn send_packet(&self, message: &mut Outgoing<'_>) -> Result<usize> {
+        let (peer, shut) = {
+            let state = self.state.lock();
+            (state.peer.clone(), state.shut)
+        };
+        let peer = match (&message.address, self.kind) {
+            (Some(address), Kind::Datagram) => {
+                let other = self.find(message.task, address)?;
+                if !other.accepts_from(self) {
+                    return Err(Errno::EPERM);
+                }
+                other
+            }
+            _ => peer.ok_or(Errno::ENOTCONN)?,
+        };
+        if self.options.pass_cred() {
+            self.autobind()?;
+        }
+        let len = message.source.remaining();
+        if len > self.account.limit().saturating_sub(32) {
+            return Err(Errno::EMSGSIZE);
+        }
+        if shut.send {
+            return Err(Errno::EPIPE);
+        }
+        if !self.account.has_room() {
+            return Err(Errno::EAGAIN);
+        }
+        {
+            let state = peer.state.lock();
+            if state.closed {
+                drop(state);
+                self.forget_peer(&peer);
+                return Err(if self.kind == Kind::Datagram { Errno::ECONNREFUSED } else { Errno::EPIPE });
+            }
+            if state.shut.receive {
+                return Err(Errno::EPIPE);
+            }
+            let mutual = state.peer.as_ref().is_some_and(|back| std::ptr::eq(&**back, self));
+            if !mutual && state.inbox.count() > MAX_QUEUED {
+                return Err(Errno::EAGAIN);
+            }
+        }
+        let data = take_bytes(message.source, len)?;
+        let charge = self.account.charge(true_size(len, len.saturating_sub(MAX_ALLOC)));
+        let mut packet = Packet::new(data, self.source_address(), message.cred, Some(charge));
+        if !message.files.is_empty() {
+            packet.rights = Some(Rights::new(std::mem::take(&mut message.files), &self.space.in_flight));
+        }
+        peer.deliver(packet).map_err(|_| Errno::ECONNREFUSED)?;
+        Ok(len)
+    }
+
+    /// A datagram socket loses its peer with the first packet that cannot be delivered.
+    fn forget_peer(&self, peer: &Arc<UnixSocket>) {
+        if self.kind != Kind::Datagram {
+            return;
+        }
+        let mut state = self.state.lock();
+        let old = state.peer.take_if(|it| Arc::ptr_eq(it, peer));
+        state.connected = state.peer.is_some();
+        drop(state);
+        drop(old);
+    }
+
+    /// Room at the datagram receiver that this socket is connected to.
+    fn peer_has_room(&self, peer: &UnixSocket) -> bool {
+        let state = peer.state.lock();
+        let mutual = state.peer.as_ref().is_some_and(|back| std::ptr::eq(&**back, self));
+        mutual || state.inbox.count() <= MAX_QUEUED
+    }
+}
+
+/// `EPIPE`, and `SIGPIPE` unless refused.
+fn broken(message: &Outgoing<'_>) -> Errno {
+    if message.flags & MSG_NOSIGNAL == 0 {
+        glue::broken_pipe(message.task);
+    }
+    Errno::EPIPE
+}
+
+impl Socket for UnixSocket {
+    fn domain(&self) -> u32 {
+        AF_UNIX
+    }
+
+    fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    fn options(&self) -> &Options {
+        &self.options
+    }
+
+    fn bind(&self, cx: &mut Ctx<'_>, address: &[u8]) -> Result<()> {
+        let name = Name::parse(address)?;
+        match name {
+            Name::Unnamed => self.autobind(),
+            Name::Abstract(name) => {
+                if self.state.lock().name.is_some() {
+                    return Err(Errno::EINVAL);
+                }
+                self.space.bind(&name, &self.me)?;
+                self.state.lock().name = Some(Name::Abstract(name));
+                Ok(())
+            }
+            Name::Path(path) => {
+                if self.state.lock().name.is_some() {
+                    return Err(Errno::EINVAL);
+                }
+                let node = match glue::make_socket_node(&cx.task, &path) {
+                    Err(Errno::EEXIST) => return Err(Errno::EADDRINUSE),
+                    other => other?,
+                };
+                if let Some(slot) = node.slot() {
+                    slot.set(Some(Arc::new(Bound(self.me.clone()))));
+                }
+                let mut state = self.state.lock();
+                state.name = Some(Name::Path(path));
+                state.node = Some(node);
+                Ok(())
+            }
+        }
+    }
+
+    fn connect(&self, cx: &mut Ctx<'_>, address: &[u8]) -> Result<()> {
+        match self.kind {
+            Kind::Datagram => self.connect_datagram(&cx.task, address),
+            _ => self.connect_stream(&cx.task, address),
+        }
+    }
+
+    fn listen(&self, cx: &mut Ctx<'_>, backlog: i32) -> Result<()> {
+        if !connected_kind(self.kind) {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let mut state = self.state.lock();
+        if state.name.is_none() || state.connected {
+            return Err(Errno::EINVAL);
+        }
+        let backlog = (backlog as u32).min(SOMAXCONN) as usize;
+        let cred = glue::ucred(&cx.task);
+        match &mut state.pending {
+            Some(pending) => {
+                pending.backlog = backlog;
+                pending.cred = cred;
+            }
+            none => *none = Some(Pending { queue: VecDeque::new(), backlog, cred }),
+        }
+        drop(state);
+        self.space.room.wake_all();
+        Ok(())
+    }
+
+    fn accept(&self) -> Result<Arc<dyn Socket>> {
+        if !connected_kind(self.kind) {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let mut state = self.state.lock();
+        let shut = state.shut.receive;
+        let pending = state.pending.as_mut().ok_or(Errno::EINVAL)?;
+        let Some(socket) = pending.queue.pop_front() else {
+            return Err(if shut { Errno::EINVAL } else { Errno::EAGAIN });
+        };
+        drop(state);
+        self.space.room.wake_all();
+        Ok(socket)
+    }
+
+    fn send(&self, message: &mut Outgoing<'_>) -> Result<usize> {
+        if message.flags & MSG_OOB != 0 {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        match self.kind {
+            Kind::Stream => self.send_stream(message),
+            Kind::SeqPacket => {
+                if !self.state.lock().connected {
+                    return Err(Errno::ENOTCONN);
+                }
+                message.address = None;
+                self.send_packet(message)
+            }
+            _ => self.send_packet(message),
+        }
+    }
+
+    fn recv(&self, message: &mut Incoming<'_>) -> Result<usize> {
+        if message.flags & MSG_OOB != 0 {
+            return Err(if self.kind == Kind::Stream { Errno::EINVAL } else { Errno::EOPNOTSUPP });
+        }
+        let mut spent = Vec::new();
+        let mut state = self.state.lock();
+        if !state.connected {
+            match self.kind {
+                Kind::Stream => return Err(Errno::EINVAL),
+                Kind::SeqPacket => return Err(Errno::ENOTCONN),
+                _ => {}
+            }
+        }
+        let read = match self.kind {
+            Kind::Stream => state.inbox.read_stream(message, self.options.pass_cred(), &mut spent),
+            _ => state.inbox.read_packet(message, &mut spent),
+        };
+        let result = match read {
+            Some(result) => result,
+            None => match state.error.take() {
+                Some(error) => Err(error),
+                None if state.shut.receive && self.kind != Kind::Datagram => Ok(0),
+                None => Err(Errno::EAGAIN),
+            },
+        };
+        drop(state);
+        if !spent.is_empty() && self.kind == Kind::Datagram {
+            self.space.room.wake_all();
+        }
+        drop(spent);
+        result
+    }
+
+    fn shutdown(&self, how: Shut) -> Result<()> {
+        let peer = {
+            let mut state = self.state.lock();
+            state.shut.add(how);
+            state.peer.clone()
+        };
+        if let Some(peer) = peer.filter(|_| connected_kind(self.kind)) {
+            peer.state.lock().shut.add(how.mirrored());
+            peer.wake();
+        }
+        self.wake();
+        Ok(())
+    }
+
+    fn name(&self) -> Result<Vec<u8>> {
+        Ok(self.name_bytes())
+    }
+
+    fn peer(&self) -> Result<Vec<u8>> {
+        let peer = self.state.lock().peer.clone().ok_or(Errno::ENOTCONN)?;
+        Ok(peer.name_bytes())
+    }
+
+    fn get_option(&self, level: u32, name: u32) -> Result<Vec<u8>> {
+        match (level, name) {
+            (SOL_SOCKET, SO_PEERCRED) => {
+                let state = self.state.lock();
+                let nobody = Ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+                let listener = state.pending.as_ref().map(|pending| pending.cred);
+                Ok(state.peer_cred.or(listener).unwrap_or(nobody).to_bytes())
+            }
+            (SOL_SOCKET, SO_PEERGROUPS) => Err(Errno::ENODATA),
+            (SOL_SOCKET, _) => Err(Errno::ENOPROTOOPT),
+            _ => Err(Errno::EOPNOTSUPP),
+        }
+    }
+
+    fn set_option(&self, _cx: &mut Ctx<'_>, level: u32, name: u32, _value: &[u8]) -> Result<()> {
+        match (level, name) {
+            (SOL_SOCKET, SO_SNDBUF) => {
+                self.account.set_limit(self.options.send_buffer());
+                Ok(())
+            }
+            (SOL_SOCKET, _) => Err(Errno::ENOPROTOOPT),
+            _ => Err(Errno::EOPNOTSUPP),
+        }
+    }
+
+    /// unix_poll(), unix_dgram_poll().
+    fn poll(&self, table: &mut PollTable) -> Events {
+        table.watch(&self.readable);
+        table.watch_for(&self.account.writable, Events::WRITE | Events::WRBAND);
+        table.watch_for(&self.space.room, Events::WRITE | Events::WRBAND);
+        let state = self.state.lock();
+        let mut ready = Events::empty();
+        ready.set(Events::ERR, state.error.is_some());
+        ready.set(Events::HUP, state.shut.both());
+        if state.shut.receive {
+            ready |= Events::RDHUP | Events::READ;
+        }
+        if let Some(pending) = &state.pending {
+            if !pending.queue.is_empty() {
+                ready |= Events::READ;
+            }
+            return ready;
+        }
+        if !state.inbox.is_empty() {
+            ready |= Events::READ;
+        }
+        if connected_kind(self.kind) && !state.connected {
+            ready |= Events::HUP;
+        }
+        let peer = state.peer.clone().filter(|_| self.kind == Kind::Datagram);
+        drop(state);
+        if self.account.is_writable() && peer.is_none_or(|peer| self.peer_has_room(&peer)) {
+            ready |= Events::WRITE | Events::WRBAND;
+        }
+        ready
+    }
+
+    fn take_error(&self) -> Option<Errno> {
+        self.state.lock().error.take()
+    }
+
+    fn listening(&self) -> bool {
+        self.state.lock().pending.is_some()
+    }
+
+    fn queued(&self) -> Result<(usize, usize)> {
+        let state = self.state.lock();
+        if state.pending.is_some() {
+            return Err(Errno::EINVAL);
+        }
+        let waiting = if self.kind == Kind::Datagram { state.inbox.first_len() } else { state.inbox.bytes() };
+        Ok((waiting, self.account.used()))
+    }
+
+    /// unix_release_sock().
+    fn close(&self) {
+        let (peer, pending, spent, name, node) = {
+            let mut state = self.state.lock();
+            state.closed = true;
+            state.shut = Shut { receive: true, send: true };
+            let pending = state.pending.take().map(|pending| pending.queue).unwrap_or_default();
+            (state.peer.take(), pending, state.inbox.drain(), state.name.clone(), state.node.take())
+        };
+        if let Some(Name::Abstract(name)) = &name {
+            // Accepted sockets share the listener's name without owning it.
+            if self.space.find(name).is_ok_and(|owner| std::ptr::eq(&*owner, self)) {
+                self.space.unbind(name);
+            }
+        }
+        if let Some(slot) = node.as_ref().and_then(|node| node.slot()) {
+            slot.set(None);
+        }
+        if let Some(peer) = &peer
+            && connected_kind(self.kind)
+        {
+            let mut state = peer.state.lock();
+            state.shut = Shut { receive: true, send: true };
+            if !spent.is_empty() {
+                state.error = Some(Errno::ECONNRESET);
+            }
+            drop(state);
+            peer.wake();
+        }
+        for socket in pending {
+            socket.abort();
+        }
+        self.wake();
+        self.space.room.wake_all();
+        drop((peer, spent));
+        if self.space.in_flight.any() {
+            self.space.in_flight.collect();
+        }
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+impl UnixSocket {
+    /// The listener closed before it was accepted.
+    fn abort(&self) {
+        let peer = self.state.lock().peer.clone();
+        self.close();
+        if let Some(peer) = peer {
+            peer.state.lock().error = Some(Errno::ECONNRESET);
+            peer.wake();
+        }
+    }
+}
