@@ -56,6 +56,10 @@ const fn inside(name: &'static str, goal: Goal, what: &'static str) -> Row {
     Row { name, kind: Kind::Inside(name), goal, what }
 }
 
+const fn one_cpu(name: &'static str, of: &'static str, goal: Goal, what: &'static str) -> Row {
+    Row { name, kind: Kind::InsideOneCpu(of), goal, what }
+}
+
 const fn whole(name: &'static str, program: Program, goal: Goal, what: &'static str) -> Row {
     Row { name, kind: Kind::Whole(program), goal, what }
 }
@@ -67,19 +71,9 @@ pub const ROWS: &[Row] = &[
     inside("getuid", Ratio(0.05), "getuid()"),
     inside("clock_gettime", Free, "clock_gettime(CLOCK_MONOTONIC), the vDSO's"),
     inside("null_port", Ratio(1.0), "getpriority(), which only the kernel can answer"),
-    Row {
-        name: "null_port_1cpu",
-        kind: Kind::InsideOneCpu("null_port"),
-        goal: Free,
-        what: "the same with both sides on one CPU",
-    },
+    one_cpu("null_port_1cpu", "null_port", Free, "the same with both sides on one CPU"),
     inside("null_trap", Ratio(20.0), "the same from a site that cannot be rewritten"),
-    Row {
-        name: "null_trap_1cpu",
-        kind: Kind::InsideOneCpu("null_trap"),
-        goal: Ratio(60.0),
-        what: "null_trap with both sides on one CPU",
-    },
+    one_cpu("null_trap_1cpu", "null_trap", Ratio(60.0), "null_trap with both sides on one CPU"),
     inside("read_dev_zero_1", Ratio(3.0), "read() of one byte of /dev/zero"),
     inside("pread_file_16", Free, "pread() of 16 bytes of a file"),
     inside("read_file_4k", Ratio(4.0), "read() of 4 KiB of a file, in order"),
@@ -91,7 +85,9 @@ pub const ROWS: &[Row] = &[
     inside("mmap_file_1m", Ratio(6.0), "mmap() of a 1 MiB file, a read of each page, munmap()"),
     inside("page_fault", Ratio(1.05), "the first write to a page"),
     inside("futex_pingpong", Ratio(1.15), "a round trip between two threads by futex"),
+    one_cpu("futex_pingpong_1cpu", "futex_pingpong", Ratio(1.15), "the same on one CPU, which is steady"),
     inside("pipe_pingpong", Ratio(3.0), "a round trip between two processes by pipes"),
+    one_cpu("pipe_pingpong_1cpu", "pipe_pingpong", Ratio(3.0), "the same on one CPU, which is steady"),
     inside("thread_create_join", Ratio(4.0), "pthread_create() and pthread_join()"),
     inside("fork_wait", Ratio(4.0), "fork(), _exit(), waitpid()"),
     inside("fork_exec_wait", Ratio(5.0), "fork(), execv() of a static program, waitpid()"),
