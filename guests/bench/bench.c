@@ -437,20 +437,24 @@ static void measure(const struct row *row, uint64_t budget_ns)
 	const long most = 1L << 40;
 	double samples[BATCHES];
 	long n = 1, ops = 0;
-	int taken = 0;
+	int taken = 0, long_ones = 0;
 	if (row->setup)
 		row->setup();
 	for (;;) {
 		uint64_t took = row->op(n);
 		ops += n;
 		if (took >= batch_ns / 2 || n >= most || row->op == op_nothing) {
-			/* Scale to the batch wanted, at most twice as long as now. */
+			/* Once may be chance: a partner that starts late, another program's turn. */
+			if (++long_ones < 3 && row->op != op_nothing && now_ns() < deadline)
+				continue;
+			/* Scale down to the batch wanted. */
 			if (took > batch_ns)
 				n = (long)((double)n * (double)batch_ns / (double)took);
 			n = n < 1 ? 1 : n;
 			break;
 		}
 		n *= 2;
+		long_ones = 0;
 	}
 	do {
 		uint64_t took = row->op(n);
