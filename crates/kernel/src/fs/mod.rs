@@ -12,6 +12,7 @@ mod context;
 mod dentry;
 pub mod dev;
 mod dir;
+pub mod host;
 mod inode;
 pub mod mem;
 mod mount;

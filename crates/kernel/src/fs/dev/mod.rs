@@ -1,1 +1,2 @@
 //! Device files, and the streams that the sandbox inherits.
+pub mod stream;

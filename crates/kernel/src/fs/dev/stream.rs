@@ -1,0 +1,330 @@
+//! Streams that the sandbox inherits: standard input, output and error of whoever started it.
+//!
+//! The host descriptors are shared with others, so they are never switched to non-blocking: they are polled first
+//! and used only when ready.
+
+use std::any::Any;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use coracle_platform::MapSource;
+use rustix::fs::{FileType, OFlags, SeekFrom};
+use rustix::termios;
+
+use crate::abi::types::Stat;
+use crate::call::Ctx;
+use crate::fd::{File, Io, Mapped};
+use crate::fs::host::errno;
+use crate::fs::seek_regular;
+use crate::mem::{Sink, Source};
+use crate::wait::{Events, PollTable, host_ready};
+use crate::{Errno, Result, SysResult};
+
+// asm-generic/ioctls.h
+const TCGETS: u32 = 0x5401;
+const TCSETS: u32 = 0x5402;
+const TCSETSW: u32 = 0x5403;
+const TCSETSF: u32 = 0x5404;
+const TIOCGPGRP: u32 = 0x540f;
+const TIOCSPGRP: u32 = 0x5410;
+const TIOCGWINSZ: u32 = 0x5413;
+const TIOCSWINSZ: u32 = 0x5414;
+const FIONREAD: u32 = 0x541b;
+const TIOCGSID: u32 = 0x5429;
+
+/// Counts what guests write to inherited streams, and says when it is too much.
+pub struct OutputLimit {
+    left: AtomicU64,
+    exceeded: Box<dyn Fn() + Send + Sync>,
+}
+
+impl OutputLimit {
+    /// `exceeded` is called (perhaps more than once) when more than `bytes` are written.
+    pub fn new(bytes: u64, exceeded: impl Fn() + Send + Sync + 'static) -> Arc<OutputLimit> {
+        Arc::new(OutputLimit { left: AtomicU64::new(bytes), exceeded: Box::new(exceeded) })
+    }
+
+    fn take(&self, bytes: u64) -> bool {
+        let taken = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
+        if taken.is_err() {
+            (self.exceeded)();
+        }
+        taken.is_ok()
+    }
+}
+
+/// An inherited descriptor.
+pub struct HostStream {
+    fd: Arc<OwnedFd>,
+    kind: FileType,
+    limit: Option<Arc<OutputLimit>>,
+}
+
+/// `struct winsize` and `struct termios` of the kernel (asm-generic/termbits.h).
+const WINSIZE: usize = 8;
+const TERMIOS: usize = 36;
+
+impl HostStream {
+    /// Takes over a descriptor; also returns the access mode it has.
+    pub fn new(fd: OwnedFd, limit: Option<Arc<OutputLimit>>) -> Result<(HostStream, u32)> {
+        let stat = rustix::fs::fstat(&fd).map_err(errno)?;
+        let flags = rustix::fs::fcntl_getfl(&fd).map_err(errno)?;
+        let mode = (flags & (OFlags::RWMODE | OFlags::APPEND)).bits();
+        Ok((HostStream { fd: Arc::new(fd), kind: FileType::from_raw_mode(stat.st_mode), limit }, mode))
+    }
+
+    /// The position that a new open file starts with: the host's own.
+    pub fn position(&self) -> u64 {
+        rustix::fs::seek(&self.fd, SeekFrom::Current(0)).unwrap_or(0)
+    }
+
+    fn regular(&self) -> bool {
+        self.kind == FileType::RegularFile
+    }
+
+    /// Others on the host go on where the guest stopped.
+    fn moved(&self, to: u64) {
+        let _ = rustix::fs::seek(&self.fd, SeekFrom::Start(to));
+    }
+
+    fn ready(&self, interest: Events) -> bool {
+        self.regular() || !host_ready(&self.fd, interest).is_empty()
+    }
+
+    fn is_terminal(&self) -> bool {
+        self.kind == FileType::CharacterDevice && termios::isatty(&self.fd)
+    }
+}
+
+impl File for HostStream {
+    fn read(&self, _io: &Io<'_>, offset: u64, into: &mut dyn Sink) -> Result<usize> {
+        if self.regular() {
+            let count = crate::fs::host::read_at(&self.fd, offset, into)?;
+            self.moved(offset.saturating_add(count as u64));
+            return Ok(count);
+        }
+        if into.remaining() == 0 {
+            return Ok(0);
+        }
+        if !self.ready(Events::IN) {
+            return Err(Errno::EAGAIN);
+        }
+        let wanted = into.remaining();
+        into.fill(wanted.min(64 << 10), &mut |room| rustix::io::read(&self.fd, room).map_err(errno))
+    }
+
+    fn write(&self, _io: &Io<'_>, offset: u64, from: &mut dyn Source) -> Result<usize> {
+        let mut buffer = vec![0; from.remaining().min(64 << 10)];
+        // A pipe that is ready takes PIPE_BUF bytes without blocking; more could block this thread.
+        let step = if self.kind == FileType::Fifo || self.kind == FileType::Socket { 4096 } else { buffer.len() };
+        let mut done = 0;
+        while from.remaining() > 0 {
+            if !self.ready(Events::OUT) {
+                return if done > 0 { Ok(done) } else { Err(Errno::EAGAIN) };
+            }
+            let count = from.take(buffer.get_mut(..step.min(from.remaining())).unwrap_or_default())?;
+            if self.limit.as_ref().is_some_and(|limit| !limit.take(count as u64)) {
+                return Err(Errno::EIO);
+            }
+            let mut bytes = buffer.get(..count).unwrap_or_default();
+            while !bytes.is_empty() {
+                let written = if self.regular() {
+                    let at = offset.saturating_add(done as u64);
+                    let written = rustix::io::pwrite(&self.fd, bytes, at).map_err(errno)?;
+                    self.moved(at.saturating_add(written as u64));
+                    written
+                } else {
+                    match rustix::io::write(&self.fd, bytes) {
+                        Err(rustix::io::Errno::AGAIN) => {
+                            // Somebody else made it non-blocking: wait as this thread would have.
+                            let mut fds = [rustix::event::PollFd::new(&self.fd, rustix::event::PollFlags::OUT)];
+                            let _ = rustix::event::poll(&mut fds, None);
+                            continue;
+                        }
+                        other => other.map_err(errno)?,
+                    }
+                };
+                done += written;
+                bytes = bytes.get(written..).unwrap_or_default();
+            }
+        }
+        Ok(done)
+    }
+
+    fn append(&self, io: &Io<'_>, from: &mut dyn Source) -> Result<(usize, u64)> {
+        let count = self.write(io, 0, from)?;
+        let end = rustix::fs::fstat(&self.fd).map_err(errno)?.st_size as u64;
+        if self.regular() {
+            self.moved(end);
+        }
+        Ok((count, end))
+    }
+
+    fn writes_all(&self) -> bool {
+        !self.regular()
+    }
+
+    fn seekable(&self) -> bool {
+        self.regular()
+    }
+
+    fn seek(&self, current: u64, offset: i64, whence: u32) -> Result<u64> {
+        if !self.regular() {
+            return Err(Errno::ESPIPE);
+        }
+        let size = rustix::fs::fstat(&self.fd).map_err(errno)?.st_size as u64;
+        let to = seek_regular(current, offset, whence, size, |at, hole| Ok(if hole { size } else { at }))?;
+        self.moved(to);
+        Ok(to)
+    }
+
+    fn poll(&self, table: &mut PollTable) -> Events {
+        let interest = Events::IN | Events::OUT | Events::PRI | Events::RDHUP;
+        table.watch_host(&self.fd, interest);
+        let ready = host_ready(&self.fd, interest);
+        let also = |from: Events, to: Events| if ready.contains(from) { to } else { Events::empty() };
+        ready | also(Events::IN, Events::RDNORM) | also(Events::OUT, Events::WRNORM)
+    }
+
+    fn pollable(&self) -> bool {
+        !self.regular()
+    }
+
+    fn stat(&self) -> Result<Stat> {
+        crate::fs::host::statx(&self.fd, b"")
+    }
+
+    fn truncate(&self, len: u64) -> Result<()> {
+        rustix::fs::ftruncate(&self.fd, len).map_err(errno)
+    }
+
+    fn sync(&self, _data_only: bool) -> Result<()> {
+        if self.regular() { rustix::fs::fsync(&self.fd).map_err(errno) } else { Err(Errno::EINVAL) }
+    }
+
+    fn map(&self, key: u64, _writable_shared: bool) -> Result<Mapped> {
+        if self.regular() {
+            Ok(Mapped::File(MapSource { file: self.fd.clone(), key }))
+        } else {
+            Err(Errno::ENODEV)
+        }
+    }
+
+    /// Terminals: what programs need, never what would type into the host's terminal (`TIOCSTI`).
+    fn ioctl(&self, cx: &mut Ctx<'_>, command: u32, argument: u64) -> SysResult {
+        if command == FIONREAD {
+            let count = rustix::io::ioctl_fionread(&self.fd).map_err(errno)?;
+            cx.mem().write(argument, &(count as i32))?;
+            return Ok(0);
+        }
+        if !self.is_terminal() {
+            return Err(Errno::ENOTTY);
+        }
+        match command {
+            TCGETS => {
+                let attributes = termios::tcgetattr(&self.fd).map_err(errno)?;
+                cx.mem().write_bytes(argument, &encode(&attributes))?;
+            }
+            TCSETS | TCSETSW | TCSETSF => {
+                let mut bytes = [0; TERMIOS];
+                cx.mem().read_bytes(argument, &mut bytes)?;
+                let mut attributes = termios::tcgetattr(&self.fd).map_err(errno)?;
+                decode(&bytes, &mut attributes);
+                let when = match command {
+                    TCSETS => termios::OptionalActions::Now,
+                    TCSETSW => termios::OptionalActions::Drain,
+                    _ => termios::OptionalActions::Flush,
+                };
+                termios::tcsetattr(&self.fd, when, &attributes).map_err(errno)?;
+            }
+            TIOCGWINSZ => {
+                let size = termios::tcgetwinsize(&self.fd).map_err(errno)?;
+                let words = [size.ws_row, size.ws_col, size.ws_xpixel, size.ws_ypixel];
+                let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+                debug_assert_eq!(bytes.len(), WINSIZE);
+                cx.mem().write_bytes(argument, &bytes)?;
+            }
+            // The size is the host's to set.
+            TIOCSWINSZ => return Err(Errno::EPERM),
+            TIOCGPGRP => {
+                let group = cx.task.process.pgid();
+                cx.mem().write(argument, &group)?;
+            }
+            TIOCGSID => {
+                let session = cx.task.process.sid();
+                cx.mem().write(argument, &session)?;
+            }
+            TIOCSPGRP => {}
+            _ => return Err(Errno::ENOTTY),
+        }
+        Ok(0)
+    }
+
+    fn description(&self) -> String {
+        match self.kind {
+            FileType::CharacterDevice if self.is_terminal() => String::from("/dev/tty"),
+            FileType::CharacterDevice => String::from("/dev/null"),
+            FileType::Socket => String::from("socket:[0]"),
+            FileType::RegularFile => String::from("/dev/stdin"),
+            _ => String::from("pipe:[0]"),
+        }
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// The kernel's `struct termios` (36 bytes: four flag words, the discipline, nineteen characters).
+fn encode(attributes: &termios::Termios) -> [u8; TERMIOS] {
+    let mut bytes = [0; TERMIOS];
+    let words = [
+        attributes.input_modes.bits(),
+        attributes.output_modes.bits(),
+        attributes.control_modes.bits(),
+        attributes.local_modes.bits(),
+    ];
+    for (place, word) in bytes.chunks_exact_mut(4).zip(words) {
+        place.copy_from_slice(&word.to_ne_bytes());
+    }
+    for (place, index) in bytes.iter_mut().skip(17).zip(CHARACTERS) {
+        *place = attributes.special_codes[index];
+    }
+    bytes
+}
+
+fn decode(bytes: &[u8; TERMIOS], attributes: &mut termios::Termios) {
+    let word = |index: usize| {
+        let part = bytes.get(index * 4..index * 4 + 4).and_then(|part| part.try_into().ok());
+        u32::from_ne_bytes(part.unwrap_or_default())
+    };
+    attributes.input_modes = termios::InputModes::from_bits_retain(word(0));
+    attributes.output_modes = termios::OutputModes::from_bits_retain(word(1));
+    attributes.control_modes = termios::ControlModes::from_bits_retain(word(2));
+    attributes.local_modes = termios::LocalModes::from_bits_retain(word(3));
+    for (value, index) in bytes.iter().skip(17).zip(CHARACTERS) {
+        attributes.special_codes[index] = *value;
+    }
+}
+
+/// `c_cc` in order of the kernel's indices.
+const CHARACTERS: [termios::SpecialCodeIndex; 17] = [
+    termios::SpecialCodeIndex::VINTR,
+    termios::SpecialCodeIndex::VQUIT,
+    termios::SpecialCodeIndex::VERASE,
+    termios::SpecialCodeIndex::VKILL,
+    termios::SpecialCodeIndex::VEOF,
+    termios::SpecialCodeIndex::VTIME,
+    termios::SpecialCodeIndex::VMIN,
+    termios::SpecialCodeIndex::VSWTC,
+    termios::SpecialCodeIndex::VSTART,
+    termios::SpecialCodeIndex::VSTOP,
+    termios::SpecialCodeIndex::VSUSP,
+    termios::SpecialCodeIndex::VEOL,
+    termios::SpecialCodeIndex::VREPRINT,
+    termios::SpecialCodeIndex::VDISCARD,
+    termios::SpecialCodeIndex::VWERASE,
+    termios::SpecialCodeIndex::VLNEXT,
+    termios::SpecialCodeIndex::VEOL2,
+];

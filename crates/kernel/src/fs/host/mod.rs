@@ -1,0 +1,115 @@
+//! hostfs: a directory tree of the host, reached component by component from its top, never outside of it.
+//!
+//! A node knows its parent and its name; only directories that are in use hold a host descriptor, and files are
+//! asked about by name in their directory, so `stat` and `open` are one host call each.
+//!
+//! A *shared view* (the default `/`) serves only what everybody on the host may read, whoever asks inside, and
+//! shows hidden directories as empty. Other trees were named by the user and obey the host's permissions.
+
+mod file;
+mod node;
+
+use std::any::Any;
+use std::collections::HashSet;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags, StatxFlags};
+
+use super::{FileSystem, Inode};
+use crate::abi::types::Statfs;
+use crate::{Errno, Result};
+
+pub use file::HostFile;
+pub(crate) use file::read_at;
+pub use node::HostNode;
+pub(crate) use node::statx;
+
+/// How a tree of the host is shown.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// Serve only what is readable for everybody.
+    pub shared: bool,
+    /// Host directories that look empty, as absolute paths of the host.
+    pub hidden: Vec<std::path::PathBuf>,
+}
+
+/// A mounted host tree.
+pub struct HostFs {
+    root: Arc<HostNode>,
+    shared: Arc<Shared>,
+    source: String,
+}
+
+/// What the nodes of a tree share.
+pub(crate) struct Shared {
+    world_readable_only: bool,
+    /// Device and inode of hidden directories.
+    hidden: HashSet<(u64, u64)>,
+    dev: u64,
+    top: Arc<OwnedFd>,
+}
+
+impl HostFs {
+    /// The tree below `path`, which is a directory or (for a bind) any file.
+    pub fn open(path: &Path, view: &View) -> Result<Arc<HostFs>> {
+        let top = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(errno)?;
+        let top = Arc::new(top);
+        let stat = node::statx(&top, b"")?;
+        let hidden = view.hidden.iter().filter_map(|path| identify(path)).collect();
+        let shared =
+            Arc::new(Shared { world_readable_only: view.shared, hidden, dev: stat.st_dev, top: top.clone() });
+        let root = HostNode::top(shared.clone(), &stat);
+        Ok(Arc::new(HostFs { root, shared, source: path.to_string_lossy().into_owned() }))
+    }
+}
+
+fn identify(path: &Path) -> Option<(u64, u64)> {
+    let flags = rustix::fs::AtFlags::empty();
+    let stat = rustix::fs::statx(rustix::fs::CWD, path, flags, StatxFlags::INO).ok()?;
+    Some((super::make_dev(stat.stx_dev_major, stat.stx_dev_minor), stat.stx_ino))
+}
+
+impl FileSystem for HostFs {
+    fn root(&self) -> Arc<dyn Inode> {
+        self.root.clone()
+    }
+
+    fn kind(&self) -> &'static str {
+        "ext4"
+    }
+
+    fn source(&self) -> String {
+        self.source.clone()
+    }
+
+    fn dev(&self) -> u64 {
+        self.shared.dev
+    }
+
+    fn statfs(&self) -> Result<Statfs> {
+        let host = rustix::fs::fstatfs(&self.shared.top).map_err(errno)?;
+        Ok(Statfs {
+            f_type: host.f_type as i64,
+            f_bsize: host.f_bsize as i64,
+            f_blocks: host.f_blocks,
+            f_bfree: host.f_bfree,
+            f_bavail: host.f_bavail,
+            f_files: host.f_files,
+            f_ffree: host.f_ffree,
+            f_namelen: host.f_namelen as i64,
+            f_frsize: host.f_frsize as i64,
+            ..Statfs::default()
+        })
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// The host's error as the guest's.
+pub(crate) fn errno(error: rustix::io::Errno) -> Errno {
+    Errno::from_raw(error.raw_os_error())
+}
