@@ -130,6 +130,18 @@ impl UserMemory<'_> {
         UserSink { thread: self.thread, space: self.space, ranges: Cursor::new(ranges), whole: false }
     }
 
+    /// As `sink`, for one range.
+    pub fn sink_one(&mut self, base: u64, len: usize) -> UserSink<'_> {
+        let range = Ranges::One([Iovec { base, len: len as u64 }]);
+        UserSink { thread: self.thread, space: self.space, ranges: Cursor::new(range), whole: false }
+    }
+
+    /// As `source`, for one range.
+    pub fn source_one(&mut self, base: u64, len: usize) -> UserSource<'_> {
+        let range = Ranges::One([Iovec { base, len: len as u64 }]);
+        UserSource { thread: self.thread, space: self.space, ranges: Cursor::new(range) }
+    }
+
     /// Where a writing call takes its bytes from.
     pub fn source(&mut self, ranges: Vec<Iovec>) -> UserSource<'_> {
         UserSource { thread: self.thread, space: self.space, ranges: Cursor::new(ranges) }
@@ -172,14 +184,38 @@ pub trait Source {
 
 /// A position in a list of guest ranges.
 struct Cursor {
-    ranges: Vec<Iovec>,
+    ranges: Ranges,
     index: usize,
     offset: u64,
     left: usize,
 }
 
+/// One range needs no allocation.
+enum Ranges {
+    One([Iovec; 1]),
+    Many(Vec<Iovec>),
+}
+
+impl From<Vec<Iovec>> for Ranges {
+    fn from(list: Vec<Iovec>) -> Ranges {
+        Ranges::Many(list)
+    }
+}
+
+impl std::ops::Deref for Ranges {
+    type Target = [Iovec];
+
+    fn deref(&self) -> &[Iovec] {
+        match self {
+            Ranges::One(one) => one,
+            Ranges::Many(list) => list,
+        }
+    }
+}
+
 impl Cursor {
-    fn new(ranges: Vec<Iovec>) -> Cursor {
+    fn new(ranges: impl Into<Ranges>) -> Cursor {
+        let ranges = ranges.into();
         let left = ranges.iter().map(|range| range.len as usize).fold(0, usize::saturating_add).min(MAX_RW);
         Cursor { ranges, index: 0, offset: 0, left }
     }

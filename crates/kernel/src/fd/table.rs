@@ -1,10 +1,11 @@
 //! Descriptor tables.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
 use super::OpenFile;
+use crate::fs::lock::LockTable;
 use crate::{Errno, Result};
 
 /// One descriptor.
@@ -18,9 +19,29 @@ pub struct FdEntry {
 #[derive(Default)]
 pub struct FdTable {
     slots: Mutex<Vec<Option<FdEntry>>>,
+    /// Owns POSIX record locks here (Linux too takes `files_struct` as their owner).
+    locks: OnceLock<(u64, Arc<LockTable>)>,
+}
+
+impl Drop for FdTable {
+    fn drop(&mut self) {
+        if let Some((owner, locks)) = self.locks.get() {
+            locks.release_owner(*owner);
+        }
+    }
 }
 
 impl FdTable {
+    /// The name under which this table owns record locks; they go when it goes.
+    pub fn lock_owner(&self, locks: &Arc<LockTable>) -> u64 {
+        self.locks.get_or_init(|| (locks.fresh_owner(), locks.clone())).0
+    }
+
+    /// As `lock_owner`, if it ever owned any.
+    pub fn known_lock_owner(&self) -> Option<u64> {
+        self.locks.get().map(|(owner, _)| *owner)
+    }
+
     /// The open file behind `fd`, or `EBADF`.
     pub fn get(&self, fd: i32) -> Result<Arc<OpenFile>> {
         self.entry(fd).map(|entry| entry.file)
@@ -88,7 +109,7 @@ impl FdTable {
 
     /// A copy for `fork`: same open files, same flags.
     pub fn duplicate(&self) -> FdTable {
-        FdTable { slots: Mutex::new(self.slots.lock().clone()) }
+        FdTable { slots: Mutex::new(self.slots.lock().clone()), locks: OnceLock::new() }
     }
 
     /// Number and entry of every descriptor, in order.

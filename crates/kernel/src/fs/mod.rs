@@ -14,6 +14,8 @@ pub mod dev;
 mod dir;
 pub mod host;
 mod inode;
+pub mod inotify;
+pub mod lock;
 pub mod mem;
 mod mount;
 pub mod perm;
@@ -36,12 +38,21 @@ pub struct Vfs {
     pub mounts: MountTable,
     /// Held while a directory changes its parent, so that ancestry checks hold (`s_vfs_rename_mutex`).
     pub rename: Mutex<()>,
+    /// `fcntl` and `flock` locks.
+    pub locks: std::sync::Arc<lock::LockTable>,
+    /// Holds files without names: memfds.
+    pub memory: std::sync::Arc<mem::MemFs>,
 }
 
 impl Vfs {
     /// With `root` mounted at `/`.
     pub fn new(root: std::sync::Arc<dyn FileSystem>, flags: MountFlags) -> Vfs {
-        Vfs { mounts: MountTable::new(root, flags), rename: Mutex::new(()) }
+        Vfs {
+            mounts: MountTable::new(root, flags),
+            rename: Mutex::new(()),
+            locks: Default::default(),
+            memory: mem::MemFs::new("tmpfs", make_dev(0, 2), 0o1777, mem::Budget::new(u64::MAX)),
+        }
     }
 }
 

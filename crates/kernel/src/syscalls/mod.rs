@@ -7,10 +7,40 @@ mod poll;
 mod process;
 mod socket;
 
+mod attr;
+mod dirs;
+mod fcntl;
+mod file;
+pub mod names;
+pub mod path;
+pub mod rw;
+mod splice;
+mod stat;
+mod xattr;
+
 use crate::call::Call;
 
 /// Every area's calls.
+<<<<<<< HEAD
 const AREAS: &[&[Call]] = &[epoll::CALLS, event::CALLS, pipe::CALLS, poll::CALLS, process::CALLS, socket::CALLS];
+=======
+const AREAS: &[&[Call]] = &[
+    attr::CALLS,
+    dirs::CALLS,
+    fcntl::CALLS,
+    file::CALLS,
+    names::CALLS,
+    path::CALLS,
+    rw::CALLS,
+    splice::CALLS,
+    stat::CALLS,
+    xattr::CALLS,
+    epoll::CALLS,
+    event::CALLS,
+    pipe::CALLS,
+    poll::CALLS,
+];
+>>>>>>> 7333c7d (File calls: open, read, write, names, attributes, locks, splice)
 
 /// The call with this number.
 pub fn find(number: u64) -> Option<&'static Call> {
