@@ -41,6 +41,12 @@ pub struct Stats {
     pub forks: AtomicU64,
     /// Bugs of ours that ended a guest process.
     pub bugs: AtomicU64,
+    /// CPU time of threads that are gone.
+    pub cpu_nanos: AtomicU64,
+    /// Most resident bytes seen: of one process, or of all together where the limit is sampled.
+    pub peak_memory: AtomicU64,
+    /// Processes ended for want of memory.
+    pub oom_kills: AtomicU64,
 }
 
 /// How the run ended.
@@ -48,6 +54,8 @@ pub struct Stats {
 pub struct End {
     /// Wait status of the first program.
     pub status: i32,
+    /// It was ended for want of memory.
+    pub out_of_memory: bool,
 }
 
 /// Sees every call that the kernel serves.
@@ -75,7 +83,10 @@ pub struct World {
     pub pool: Pool,
     tracer: OnceLock<Arc<dyn Tracer>>,
     ending: AtomicBool,
+    pub(crate) memory_watched: AtomicBool,
     end: Mutex<Option<End>>,
+    /// Counts the ends of threads and processes.
+    end_turn: Mutex<u64>,
     /// Woken at the end of the first program and of every thread.
     end_changed: Condvar,
     pub stats: Stats,
@@ -101,7 +112,9 @@ impl World {
             pool: Pool::default(),
             tracer: OnceLock::new(),
             ending: AtomicBool::new(false),
+            memory_watched: AtomicBool::new(false),
             end: Mutex::new(None),
+            end_turn: Mutex::new(0),
             end_changed: Condvar::new(),
             stats: Stats {
                 calls: (0..512).map(|_| AtomicU64::new(0)).collect(),
@@ -109,6 +122,9 @@ impl World {
                 lanes: Mutex::default(),
                 forks: AtomicU64::new(0),
                 bugs: AtomicU64::new(0),
+                cpu_nanos: AtomicU64::new(0),
+                peak_memory: AtomicU64::new(0),
+                oom_kills: AtomicU64::new(0),
             },
         })
     }
@@ -132,13 +148,44 @@ impl World {
     pub(crate) fn process_ended(&self, process: &Process, end: End) {
         if process.pid == FIRST_PID {
             *self.end.lock() = Some(end);
-            self.end_changed.notify_all();
+        }
+        self.thread_gone();
+    }
+
+    /// From now on whatever is born dies at once.
+    pub(crate) fn begin_end(&self) {
+        self.ending.store(true, Ordering::SeqCst);
+    }
+
+    /// Waits for the end of the first program; `None` when the time is up.
+    pub fn wait_end(&self, timeout: Option<Duration>) -> Option<End> {
+        let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        self.wait_until(until, || *self.end.lock())
+    }
+
+    /// Looks again whenever a thread or process has ended, until there is an answer or the time is up.
+    pub(crate) fn wait_until<T>(&self, until: Option<Instant>, look: impl Fn() -> Option<T>) -> Option<T> {
+        loop {
+            let turn = *self.end_turn.lock();
+            if let Some(answer) = look() {
+                return Some(answer);
+            }
+            let mut now = self.end_turn.lock();
+            if *now != turn {
+                continue;
+            }
+            match until {
+                None => self.end_changed.wait(&mut now),
+                Some(until) if until <= Instant::now() => return None,
+                Some(until) => _ = self.end_changed.wait_until(&mut now, until),
+            }
         }
     }
 
     /// A thread is gone for good.
     pub(crate) fn thread_gone(&self) {
-        let _end = self.end.lock();
+        let mut turn = self.end_turn.lock();
+        *turn = turn.wrapping_add(1);
         self.end_changed.notify_all();
     }
 

@@ -18,6 +18,8 @@ pub use maps::{MapEntry, MapName};
 pub struct AddressSpace {
     pub space: Arc<dyn Space>,
     pub image: Mutex<Image>,
+    /// Held over a whole `brk`.
+    pub brk_turn: Mutex<()>,
     /// What was mapped, by the host's device and inode numbers.
     files: Mutex<HashMap<(u64, u64), MappedFile>>,
     /// Open files that the platform was told to forget when they are closed.
@@ -66,6 +68,7 @@ impl AddressSpace {
         Arc::new(AddressSpace {
             space,
             image: Mutex::new(Image { dumpable: 1, ..Image::default() }),
+            brk_turn: Mutex::default(),
             files: Mutex::default(),
             watched: Mutex::default(),
             hidden: Mutex::default(),
@@ -77,6 +80,7 @@ impl AddressSpace {
         Arc::new(AddressSpace {
             space,
             image: Mutex::new(self.image.lock().clone()),
+            brk_turn: Mutex::default(),
             files: Mutex::new(self.files.lock().clone()),
             watched: Mutex::default(),
             hidden: Mutex::new(self.hidden.lock().clone()),

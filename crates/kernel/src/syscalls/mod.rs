@@ -1,19 +1,22 @@
 //! Handlers, grouped by area. Each reads like its man page; the table is data.
 
-mod epoll;
-mod event;
-mod pipe;
-mod poll;
-mod process;
-mod socket;
-
-mod attr;
-mod dirs;
-mod fcntl;
-mod file;
 pub mod names;
 pub mod path;
 pub mod rw;
+
+mod attr;
+mod dirs;
+mod epoll;
+mod event;
+mod fcntl;
+mod file;
+mod identity;
+mod memory;
+mod pipe;
+mod poll;
+mod prctl;
+mod process;
+mod socket;
 mod splice;
 mod stat;
 mod xattr;
@@ -21,26 +24,27 @@ mod xattr;
 use crate::call::Call;
 
 /// Every area's calls.
-<<<<<<< HEAD
-const AREAS: &[&[Call]] = &[epoll::CALLS, event::CALLS, pipe::CALLS, poll::CALLS, process::CALLS, socket::CALLS];
-=======
 const AREAS: &[&[Call]] = &[
     attr::CALLS,
     dirs::CALLS,
+    epoll::CALLS,
+    event::CALLS,
     fcntl::CALLS,
     file::CALLS,
+    identity::CALLS,
+    memory::CALLS,
     names::CALLS,
     path::CALLS,
+    pipe::CALLS,
+    poll::CALLS,
+    prctl::CALLS,
+    process::CALLS,
     rw::CALLS,
+    socket::CALLS,
     splice::CALLS,
     stat::CALLS,
     xattr::CALLS,
-    epoll::CALLS,
-    event::CALLS,
-    pipe::CALLS,
-    poll::CALLS,
 ];
->>>>>>> 7333c7d (File calls: open, read, write, names, attributes, locks, splice)
 
 /// The call with this number.
 pub fn find(number: u64) -> Option<&'static Call> {

@@ -21,6 +21,7 @@ use crate::call::{After, Ctx};
 use crate::fd::{Io, OpenFile};
 use crate::fs::{Access, MountFlags, Opening, PathRef, Resolve, S_IFREG, Walk, Who};
 use crate::mem::{UserMemory, VecSink};
+use crate::mm::AddressSpace;
 use crate::task::Caps;
 use crate::{Errno, Result, SysResult, signal};
 
@@ -29,6 +30,7 @@ use crate::{Errno, Result, SysResult, signal};
 #[error("{reason}")]
 pub struct ExecError {
     pub errno: Errno,
+    /// For people.
     pub reason: String,
 }
 
@@ -39,6 +41,11 @@ impl From<Errno> for ExecError {
 }
 
 impl ExecError {
+    /// It is the dynamic loader or a script's interpreter that is missing, not the program.
+    pub(super) fn is_interpreter(&self) -> bool {
+        self.reason.contains("interpreter")
+    }
+
     pub(super) fn new(errno: Errno, path: &[u8], reason: &dyn std::fmt::Display) -> ExecError {
         ExecError { errno, reason: format!("{}: {reason}", String::from_utf8_lossy(path)) }
     }
@@ -316,6 +323,14 @@ fn become_program(
         let _ = task.control().set_affinity(&affinity);
     }
     Ok(())
+}
+
+/// A program that was started from outside is in place; the task has not run.
+pub(super) fn become_first(task: &Arc<Task>, program: &Program, mm: Arc<AddressSpace>) {
+    *task.mm.lock() = mm.clone();
+    *task.process.mm.lock() = Some(mm);
+    change_identity(task, program);
+    task.process.did_exec.store(false, Ordering::Relaxed);
 }
 
 /// What changes with the program (`begin_new_exec()`, `cap_bprm_creds_from_file()`). Set-user-id bits do nothing

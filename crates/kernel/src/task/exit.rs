@@ -49,6 +49,10 @@ pub(super) fn close_files(task: &Arc<Task>, table: Arc<FdTable>) {
 pub(super) fn account_thread(task: &Task) {
     let control = task.control();
     let (user, system) = control.cpu_time();
+    task.world.stats.cpu_nanos.fetch_add(
+        u64::try_from((user + system).as_nanos()).unwrap_or(0),
+        Ordering::Relaxed,
+    );
     usage::add_times(&mut task.process.dead_threads.lock(), user, system);
     let lanes = control.lanes();
     let mut sum = task.world.stats.lanes.lock();
@@ -121,7 +125,8 @@ fn end_process(task: &Arc<Task>) {
     }
     become_zombie(process);
     let status = process.group.lock().status();
-    world.process_ended(process, End { status, ..End::default() });
+    let out_of_memory = process.oom_killed.load(Ordering::SeqCst);
+    world.process_ended(process, End { status, out_of_memory });
     if notify_parent(process) {
         reap(&mut tree, process);
     }
@@ -266,8 +271,14 @@ fn is_orphaned(tree: &Tree, pgid: u32, sid: u32, ignored: Option<&Arc<Process>>)
         counts
             && member
                 .parent()
-                .is_some_and(|parent| !parent.is_init() && parent.pgid() != pgid && parent.sid() == sid)
+                .is_some_and(|parent| is_shell(&parent, member) && parent.pgid() != pgid && parent.sid() == sid)
     })
+}
+
+/// `parent` can care for a stopped `child`. Init never does, but whoever started the sandbox stands behind the
+/// first program: Ctrl-Z works there.
+fn is_shell(parent: &Process, child: &Process) -> bool {
+    !parent.is_init() || child.pid == crate::world::FIRST_PID
 }
 
 /// Is `process`'s group orphaned now (`is_current_pgrp_orphaned()`)? Stops by terminal signals are then ignored,

@@ -4,12 +4,14 @@
 //! `Process::links`; `Process::tasks`; `Process::group`; the locks inside `signal`; everything else here is a
 //! leaf. Wait queues are woken with no lock but the tree's held.
 
+mod boot;
 pub mod clone;
 mod cred;
 pub mod exec;
 pub mod exit;
 mod group;
 mod load;
+mod memory_watch;
 pub mod pidfd;
 mod pool;
 mod process;
@@ -27,6 +29,7 @@ use std::time::Duration;
 use coracle_platform::{Identity, Space, ThreadControl};
 use parking_lot::Mutex;
 
+pub use boot::Spawn;
 pub use cred::{CAP_LAST, Caps, Cred};
 pub use group::{new_session, set_group};
 pub use pool::Pool;

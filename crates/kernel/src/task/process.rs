@@ -77,6 +77,8 @@ pub struct Process {
     pub(super) stopping: AtomicBool,
     /// A zombie no more: it has been waited for.
     pub(super) reaped: AtomicBool,
+    /// Ended for want of memory.
+    pub oom_killed: AtomicBool,
     /// Woken when a thread of it has ended: `execve` waits for the others.
     pub(super) leave_queue: WaitQueue,
     /// Real user id, for the `siginfo` of its end.
@@ -137,6 +139,7 @@ impl Process {
             exiting: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             reaped: AtomicBool::new(false),
+            oom_killed: AtomicBool::new(false),
             leave_queue: WaitQueue::new(),
             last_uid: AtomicU32::new(0),
             stop_queue: WaitQueue::new(),

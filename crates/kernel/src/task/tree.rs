@@ -65,6 +65,11 @@ impl Tree {
         Err(Errno::EAGAIN)
     }
 
+    /// Pid 1 is taken by the kernel's init.
+    pub(super) fn reserve_first(&mut self) {
+        self.last = self.last.max(1);
+    }
+
     fn in_use(&self, number: u32) -> bool {
         self.tasks.contains_key(&number)
             || self.processes.contains_key(&number)

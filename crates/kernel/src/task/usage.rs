@@ -98,7 +98,9 @@ pub(super) fn settle(process: &Process) {
 
 /// Likewise, where the address space is given up by `execve`.
 pub(super) fn settle_space(process: &Process, mm: &AddressSpace) {
-    add_space(&mut process.dead_threads.lock(), &mm.space.usage());
+    let used = mm.space.usage();
+    process.world.stats.peak_memory.fetch_max(used.resident_peak, std::sync::atomic::Ordering::Relaxed);
+    add_space(&mut process.dead_threads.lock(), &used);
 }
 
 /// A zombie is waited for: its usage is its parent's children's now.

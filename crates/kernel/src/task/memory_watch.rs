@@ -1,0 +1,74 @@
+//! `--memory` without cgroups: what guests have resident is sampled; beyond the limit the largest one is ended,
+//! as Linux's OOM killer does.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::Process;
+use crate::abi::linux::SIGKILL;
+use crate::world::World;
+
+/// How fast a guest may plausibly fill memory, in bytes per millisecond.
+const SPEED: u64 = 4 << 20;
+const SHORTEST: u64 = 2;
+const LONGEST: u64 = 250;
+
+impl World {
+    /// Starts the sampling thread once, if there is a limit.
+    pub(super) fn start_memory_watch(self: &Arc<World>) {
+        let Some(limit) = self.config.memory_limit else { return };
+        if self.memory_watched.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let world = Arc::downgrade(self);
+        let watch = move || {
+            while let Some(world) = world.upgrade() {
+                if world.ending() {
+                    return;
+                }
+                let pause = world.check_memory(limit);
+                drop(world);
+                std::thread::sleep(Duration::from_millis(pause));
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("memory".into()).spawn(watch) {
+            log::warn!("the memory limit is not enforced, no thread for it: {error}");
+        }
+    }
+
+    /// Looks once; returns milliseconds until the next look.
+    fn check_memory(&self, limit: u64) -> u64 {
+        let mut seen = HashSet::new();
+        let mut total = 0u64;
+        let mut largest: Option<(u64, Arc<Process>)> = None;
+        for process in self.processes() {
+            let Some(mm) = process.mm() else { continue };
+            if !seen.insert(Arc::as_ptr(&mm) as usize) {
+                continue;
+            }
+            let used = mm.space.usage();
+            // Pages of files are the host's cache; it takes them back when it needs them.
+            let own = used.resident_anonymous.saturating_add(used.resident_shared);
+            let own = if own == 0 { used.resident } else { own };
+            total = total.saturating_add(own);
+            let badness = i128::from(own) + i128::from(process.oom_score_adj.load(Ordering::Relaxed)) * i128::from(limit / 1000);
+            let badness = u64::try_from(badness).unwrap_or(0);
+            if !process.exiting() && largest.as_ref().is_none_or(|(most, _)| badness > *most) {
+                largest = Some((badness, process));
+            }
+        }
+        self.stats.peak_memory.fetch_max(total, Ordering::Relaxed);
+        if total > limit
+            && let Some((_, victim)) = largest
+        {
+            log::warn!("out of memory: {total} bytes in use, {limit} granted; process {} is ended", victim.pid);
+            self.stats.oom_kills.fetch_add(1, Ordering::Relaxed);
+            victim.oom_killed.store(true, Ordering::SeqCst);
+            victim.begin_exit(SIGKILL as i32);
+            return SHORTEST;
+        }
+        (limit.saturating_sub(total) / SPEED).clamp(SHORTEST, LONGEST)
+    }
+}
