@@ -18,6 +18,8 @@ mod process;
 mod robust;
 mod run;
 mod stop;
+#[cfg(test)]
+pub(crate) mod testing;
 mod tree;
 pub mod usage;
 pub mod wait;

@@ -1,1 +1,150 @@
+//! Triggering, one-shot items, nesting, removal.
 
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::{EPOLLET, EPOLLEXCLUSIVE, EPOLLONESHOT, Epoll, Event};
+use crate::Errno;
+use crate::fd::{File, OpenFile};
+use crate::ipc::eventfd::EventFd;
+use crate::wait::{Events, PollTable};
+
+const IN: u32 = Events::IN.bits();
+
+struct Bench {
+    epoll: Arc<Epoll>,
+    counter: Arc<EventFd>,
+    file: Arc<OpenFile>,
+    nesting: Mutex<()>,
+}
+
+fn bench() -> Bench {
+    let counter = Arc::new(EventFd::new(0, false));
+    let file = OpenFile::new(counter.clone(), 2);
+    Bench { epoll: Epoll::new(), counter, file, nesting: Mutex::default() }
+}
+
+impl Bench {
+    fn add(&self, events: u32) {
+        self.epoll.add(&self.nesting, 5, &self.file, Event { events, data: 42 }).unwrap();
+    }
+}
+
+#[test]
+fn level_triggered_items_report_as_long_as_they_are_ready() {
+    let bench = bench();
+    bench.add(IN);
+    assert_eq!(bench.epoll.collect(8), []);
+    bench.counter.signal(1);
+    for _ in 0..3 {
+        assert_eq!(bench.epoll.collect(8), [Event { events: IN, data: 42 }]);
+    }
+}
+
+#[test]
+fn edge_triggered_items_report_each_wake_once() {
+    let bench = bench();
+    bench.add(IN | EPOLLET);
+    bench.counter.signal(1);
+    assert_eq!(bench.epoll.collect(8).len(), 1);
+    assert_eq!(bench.epoll.collect(8).len(), 0);
+    bench.counter.signal(1);
+    assert_eq!(bench.epoll.collect(8).len(), 1);
+    assert_eq!(bench.epoll.collect(8).len(), 0);
+}
+
+#[test]
+fn one_shot_items_wait_to_be_armed_again() {
+    let bench = bench();
+    bench.add(IN | EPOLLONESHOT);
+    bench.counter.signal(1);
+    assert_eq!(bench.epoll.collect(8).len(), 1);
+    bench.counter.signal(1);
+    assert_eq!(bench.epoll.collect(8).len(), 0);
+    bench.epoll.modify(5, &bench.file, Event { events: IN | EPOLLONESHOT, data: 1 }).unwrap();
+    assert_eq!(bench.epoll.collect(8), [Event { events: IN, data: 1 }]);
+}
+
+#[test]
+fn add_modify_and_delete_follow_the_manual() {
+    let bench = bench();
+    let event = Event { events: IN, data: 0 };
+    assert_eq!(bench.epoll.modify(5, &bench.file, event), Err(Errno::ENOENT));
+    assert_eq!(bench.epoll.delete(5, &bench.file), Err(Errno::ENOENT));
+    bench.add(IN);
+    assert_eq!(bench.epoll.add(&bench.nesting, 5, &bench.file, event), Err(Errno::EEXIST));
+    // The same file under another number is another item.
+    bench.epoll.add(&bench.nesting, 6, &bench.file, event).unwrap();
+    let exclusive = Event { events: IN | EPOLLEXCLUSIVE, data: 0 };
+    assert_eq!(bench.epoll.modify(5, &bench.file, exclusive), Err(Errno::EINVAL));
+    bench.epoll.delete(5, &bench.file).unwrap();
+    bench.epoll.delete(6, &bench.file).unwrap();
+    bench.counter.signal(1);
+    assert_eq!(bench.epoll.collect(8), []);
+}
+
+#[test]
+fn the_end_of_a_file_is_the_end_of_its_items() {
+    let Bench { epoll, counter, file, nesting } = bench();
+    epoll.add(&nesting, 5, &file, Event { events: IN, data: 0 }).unwrap();
+    counter.signal(1);
+    drop(file);
+    assert_eq!(epoll.list(), []);
+    assert_eq!(epoll.collect(8), []);
+}
+
+#[test]
+fn nested_epolls_are_ready_when_an_item_is() {
+    let bench = bench();
+    bench.add(IN);
+    let inner = OpenFile::new(bench.epoll.clone(), 2);
+    let outer = Epoll::new();
+    outer.add(&bench.nesting, 7, &inner, Event { events: IN, data: 7 }).unwrap();
+    assert_eq!(outer.poll(&mut PollTable::check()), Events::empty());
+    bench.counter.signal(1);
+    assert_eq!(outer.poll(&mut PollTable::check()), Events::READ);
+    assert_eq!(outer.collect(8), [Event { events: IN, data: 7 }]);
+}
+
+#[test]
+fn loops_and_long_chains_are_refused() {
+    let nesting = Mutex::new(());
+    let event = Event { events: IN, data: 0 };
+    let epolls: Vec<_> = (0..8).map(|_| Epoll::new()).collect();
+    let files: Vec<_> = epolls.iter().map(|epoll| OpenFile::new(epoll.clone(), 2)).collect();
+    // As the host does it: the fifth link of a chain is one too many.
+    for at in 0..4 {
+        epolls[at + 1].add(&nesting, 9, &files[at], event).unwrap();
+    }
+    assert_eq!(epolls[5].add(&nesting, 9, &files[4], event), Err(Errno::ELOOP));
+    assert_eq!(epolls[0].add(&nesting, 9, &files[2], event), Err(Errno::ELOOP));
+    assert_eq!(epolls[0].add(&nesting, 9, &files[0], event), Err(Errno::EINVAL));
+}
+
+#[test]
+fn host_descriptors_are_watched_through_the_host() {
+    struct HostPipe(Arc<std::os::fd::OwnedFd>);
+    impl File for HostPipe {
+        fn poll(&self, table: &mut PollTable) -> Events {
+            table.watch_host(&self.0, Events::IN);
+            crate::wait::host_ready(&self.0, Events::IN)
+        }
+        fn stat(&self) -> crate::Result<crate::abi::types::Stat> {
+            Ok(Default::default())
+        }
+        fn as_any(&self) -> &dyn std::any::Any {
+            self
+        }
+    }
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    let file = OpenFile::new(Arc::new(HostPipe(Arc::new(reader))), 0);
+    let epoll = Epoll::new();
+    epoll.add(&Mutex::default(), 3, &file, Event { events: IN | EPOLLET, data: 1 }).unwrap();
+    assert_eq!(epoll.collect(8).len(), 0);
+    rustix::io::write(&writer, b"x").unwrap();
+    assert_eq!(epoll.collect(8).len(), 1);
+    assert_eq!(epoll.collect(8).len(), 0);
+    drop(file);
+    assert_eq!(epoll.list(), []);
+}
