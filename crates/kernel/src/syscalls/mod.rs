@@ -1,9 +1,5 @@
 //! Handlers, grouped by area. Each reads like its man page; the table is data.
 
-pub mod names;
-pub mod path;
-pub mod rw;
-
 mod attr;
 mod dirs;
 mod epoll;
@@ -11,14 +7,20 @@ mod event;
 mod fcntl;
 mod file;
 mod identity;
+mod limits;
 mod memory;
+pub mod names;
+pub mod path;
 mod pipe;
 mod poll;
 mod prctl;
 mod process;
+pub mod rw;
+mod sched;
 mod socket;
 mod splice;
 mod stat;
+pub mod system;
 mod xattr;
 
 use crate::call::Call;
@@ -32,6 +34,7 @@ const AREAS: &[&[Call]] = &[
     fcntl::CALLS,
     file::CALLS,
     identity::CALLS,
+    limits::CALLS,
     memory::CALLS,
     names::CALLS,
     path::CALLS,
@@ -40,9 +43,11 @@ const AREAS: &[&[Call]] = &[
     prctl::CALLS,
     process::CALLS,
     rw::CALLS,
+    sched::CALLS,
     socket::CALLS,
     splice::CALLS,
     stat::CALLS,
+    system::CALLS,
     xattr::CALLS,
 ];
 

@@ -38,6 +38,14 @@ impl World {
         }
     }
 
+    /// Bytes that all guests together have resident, without pages of files.
+    pub fn memory_used(&self) -> u64 {
+        let mut seen = HashSet::new();
+        let spaces = self.processes().into_iter().filter_map(|process| process.mm());
+        let fresh = spaces.filter(|mm| seen.insert(Arc::as_ptr(mm) as usize));
+        fresh.map(|mm| own_memory(&mm)).fold(0, u64::saturating_add)
+    }
+
     /// Looks once; returns milliseconds until the next look.
     fn check_memory(&self, limit: u64) -> u64 {
         let mut seen = HashSet::new();
@@ -48,10 +56,7 @@ impl World {
             if !seen.insert(Arc::as_ptr(&mm) as usize) {
                 continue;
             }
-            let used = mm.space.usage();
-            // Pages of files are the host's cache; it takes them back when it needs them.
-            let own = used.resident_anonymous.saturating_add(used.resident_shared);
-            let own = if own == 0 { used.resident } else { own };
+            let own = own_memory(&mm);
             total = total.saturating_add(own);
             let badness = i128::from(own) + i128::from(process.oom_score_adj.load(Ordering::Relaxed)) * i128::from(limit / 1000);
             let badness = u64::try_from(badness).unwrap_or(0);
@@ -70,5 +75,14 @@ impl World {
             return SHORTEST;
         }
         (limit.saturating_sub(total) / SPEED).clamp(SHORTEST, LONGEST)
+    }
+}
+
+/// Pages of files are the host's cache; it takes them back when it needs them.
+fn own_memory(mm: &crate::mm::AddressSpace) -> u64 {
+    let used = mm.space.usage();
+    match used.resident_anonymous.saturating_add(used.resident_shared) {
+        0 => used.resident,
+        own => own,
     }
 }

@@ -32,7 +32,7 @@ pub(super) fn add_times(to: &mut Rusage, user: Duration, system: Duration) {
 }
 
 /// Adds all of `other`; of the peaks the larger one counts.
-pub(super) fn add(to: &mut Rusage, other: &Rusage) {
+pub fn add(to: &mut Rusage, other: &Rusage) {
     add_times(to, duration(other.ru_utime), duration(other.ru_stime));
     to.ru_maxrss = to.ru_maxrss.max(other.ru_maxrss);
     to.ru_minflt = to.ru_minflt.saturating_add(other.ru_minflt);
