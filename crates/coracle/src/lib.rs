@@ -4,6 +4,7 @@
 pub mod config;
 pub mod control;
 mod outcome;
+mod sandbox;
 
 #[doc(hidden)]
 pub use coracle_platform::startup;
@@ -18,21 +19,39 @@ pub enum Error {
     /// The configuration cannot work; the message names the option and the cure.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// This binary holds no kernel.
-    #[error("the kernel is not built into this binary yet")]
-    NoKernel,
+    /// The platform cannot run guests on this host.
+    #[error(transparent)]
+    Platform(#[from] coracle_platform::PlatformError),
+    /// The program cannot be run; `errno` as `execve` would have said.
+    #[error("{reason}")]
+    Program { errno: i32, reason: String },
+    /// A part of the guest's file tree cannot be shown.
+    #[error("cannot show {} inside: {source}", .path.display())]
+    View { path: std::path::PathBuf, source: std::io::Error },
+    /// `--user` names nobody.
+    #[error("no user {name:?} in the sandbox's /etc/passwd; give numbers, as in --user 1000:1000")]
+    User { name: String },
+    /// The host refused something that should work.
+    #[error("{what}: {source}")]
+    Host { what: &'static str, source: std::io::Error },
 }
 
 impl Error {
-    /// Exit status for a command line that reports this error: 125 for Coracle's own failures, so
-    /// that 126 (found but not executable) and 127 (not found) keep their meaning from the shell.
+    /// Exit status for a command line that reports this error, as a shell's: 127 for a program that is not
+    /// there, 126 for one that cannot be executed, 125 for Coracle's own failures.
     pub fn exit_code(&self) -> u8 {
-        125
+        match self {
+            Error::Program { errno: ENOENT, .. } => 127,
+            Error::Program { .. } => 126,
+            _ => 125,
+        }
     }
 }
+
+const ENOENT: i32 = 2;
 
 /// Runs `config.argv` in a sandbox of its own and waits for its end.
 pub fn run(config: Config) -> Result<Outcome, Error> {
     config.validate()?;
-    Err(Error::NoKernel)
+    sandbox::run(&config)
 }

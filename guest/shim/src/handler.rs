@@ -14,6 +14,7 @@ const SIGSEGV: i32 = 11;
 const SIGBUS: i32 = 7;
 const SIGILL: i32 = 4;
 const EINTR: u64 = -4i64 as u64;
+const ENOMEM: u64 = -12i64 as u64;
 
 /// Called by `signal_entry`; `stack` is the signal stack pointer, which lies in the thread's port.
 pub unsafe extern "C" fn handler(signal: i32, info: u64, frame: Frame, stack: u64) {
@@ -42,6 +43,11 @@ fn trapped(port: Port, info: u64, frame: Frame) -> Option<u32> {
     } else if frame.get(reg::RIP) == label!(lane2_after) {
         // The filter refused what lane 2 tried: the kernel shall answer.
         frame.set(reg::RIP, back(port, port.u64(word::RETURN).load(Relaxed)));
+    }
+    if frame.get(reg::RIP) == label!(order_after) || frame.get(reg::RIP) == label!(order_fast) {
+        // The filter refused an order: it named an address that is not the guest's.
+        frame.set(reg::RAX, ENOMEM);
+        return None;
     }
     // SAFETY: `si_syscall` of the siginfo that the host has just written.
     let number = unsafe { ((info + 24) as *const i32).read() };

@@ -129,6 +129,7 @@ impl Program {
         self.emit(TAX, 0, 0, 0);
         self.load(low(len));
         self.emit(ADD_X, 0, 0, 0);
+        self.emit(ST, 0, 0, 1);
         // The sum of the lower halves is below one of them: carry.
         self.emit(JGE_X, 0, 2, 0);
         self.emit(LD_IMM, 0, 0, 0);
@@ -142,7 +143,12 @@ impl Program {
         self.emit(TAX, 0, 0, 0);
         self.emit(LD_MEM, 0, 0, 0);
         self.emit(ADD_X, 0, 0, 0);
-        self.need_below(self.base);
+        // Below the shim, or up to its very first byte.
+        self.emit(JGE, 0, 4, self.base);
+        self.emit(JEQ, 0, 2, self.base);
+        self.emit(LD_MEM, 0, 0, 1);
+        self.emit(JEQ, 1, 0, 0);
+        self.finish(TRAP);
     }
 
     /// Runs `body` if the loaded word has any of `bits`; otherwise falls through with `A` unchanged.

@@ -1,0 +1,225 @@
+//! A sandbox in this process: the kernel, its world, and the end of the run.
+//!
+//! `view` builds what the guest sees as files, `streams` takes over standard input and output, `relay` passes
+//! terminal signals on.
+
+mod relay;
+mod streams;
+mod trace;
+mod view;
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use coracle_backends::seccomp::{SeccompPlatform, pace};
+use coracle_kernel::abi::linux::{SIGKILL, SIGTERM};
+use coracle_kernel::task::{Cred, Process, Spawn};
+use coracle_kernel::world::{World, WorldConfig};
+use coracle_platform::Platform;
+
+use crate::config::{Config, PlatformChoice, User, WaitPolicy};
+use crate::{Error, Lanes, Outcome, Reason, startup};
+
+/// How long everything may take to be gone at the end.
+const SHUT_DOWN: Duration = Duration::from_secs(5);
+
+/// Runs `config.argv` with this process as its kernel.
+pub fn run(config: &Config) -> Result<Outcome, Error> {
+    let start = Instant::now();
+    pace::set_policy(match config.wait_policy {
+        WaitPolicy::Adaptive => pace::Policy::Adaptive,
+        WaitPolicy::Spin => pace::Policy::Spin,
+        WaitPolicy::Sleep => pace::Policy::Sleep,
+    });
+    raise_descriptor_limit();
+    let platform: Arc<dyn Platform> = match config.platform {
+        PlatformChoice::Auto | PlatformChoice::Seccomp => Arc::new(SeccompPlatform::new()?),
+    };
+    startup::step("zygote started");
+    let cred = credentials(config)?;
+    let view = view::build(config, &cred)?;
+    startup::step("view of files built");
+    let world = World::new(platform, world_config(config), view.vfs);
+    view::mount_kernel_trees(&world)?;
+    startup::step("kernel's own file systems mounted");
+    if let Some(filter) = &config.trace.syscalls {
+        world.set_tracer(Arc::new(trace::Strace::new(filter.clone())));
+    }
+    let ended = Arc::new(Ended::default());
+    let files = streams::inherit(config.limits.output, &world, &ended)?;
+    let environment = config.env.resolve(std::env::vars_os());
+    let cwd = view::working_directory(&world, config, &cred)?;
+    let terminal = relay::Terminal::save();
+    let process = world
+        .spawn(Spawn {
+            argv: config.argv.iter().map(|arg| arg.as_bytes().to_vec()).collect(),
+            env: environment.into_iter().map(OsString::into_vec).collect(),
+            cwd,
+            umask: 0o022,
+            cred,
+            files,
+        })
+        .map_err(|error| Error::Program { errno: error.errno.raw(), reason: error.reason })?;
+    startup::step("program loaded and started");
+    startup::finish();
+    let relay = relay::start(&world, &process);
+    let end = wait(config, &world, &process, &ended);
+    let usage = tally(&world);
+    world.shut_down(SHUT_DOWN);
+    drop(relay);
+    drop(terminal);
+    if config.stats {
+        print_stats(&world);
+    }
+    view.upper.report(config)?;
+    Ok(outcome(end, &ended, usage, start))
+}
+
+/// Why the run was ended from outside, if it was.
+#[derive(Default)]
+pub(crate) struct Ended {
+    timeout: AtomicBool,
+    pub(crate) output: AtomicBool,
+    pub(crate) killed: AtomicBool,
+}
+
+/// Waits for the first program; TERM and then KILL when the time is up.
+fn wait(config: &Config, world: &Arc<World>, process: &Arc<Process>, ended: &Ended) -> coracle_kernel::world::End {
+    let _ = process;
+    if let Some(timeout) = config.timeout {
+        if let Some(end) = world.wait_end(Some(timeout.after)) {
+            return end;
+        }
+        ended.timeout.store(true, Ordering::SeqCst);
+        world.signal_all(SIGTERM as i32);
+        if let Some(end) = world.wait_end(Some(timeout.grace)) {
+            return end;
+        }
+        world.signal_all(SIGKILL as i32);
+    }
+    world.wait_end(None).unwrap_or_default()
+}
+
+/// What the run used.
+struct Tally {
+    cpu: Duration,
+    peak: u64,
+    lanes: Lanes,
+}
+
+fn tally(world: &World) -> Tally {
+    let lanes = *world.stats.lanes.lock();
+    Tally {
+        cpu: Duration::from_nanos(world.stats.cpu_nanos.load(Ordering::Relaxed)),
+        peak: world.stats.peak_memory.load(Ordering::Relaxed),
+        lanes: Lanes { identity: lanes.lane1, memory: lanes.lane2, port: lanes.lane3, trap: lanes.lane4 },
+    }
+}
+
+fn outcome(end: coracle_kernel::world::End, ended: &Ended, tally: Tally, start: Instant) -> Outcome {
+    let signal = end.status & 0x7f;
+    let exited = signal == 0;
+    let reason = if end.out_of_memory {
+        Reason::OutOfMemory
+    } else if ended.timeout.load(Ordering::SeqCst) {
+        Reason::Timeout
+    } else if ended.killed.load(Ordering::SeqCst) || ended.output.load(Ordering::SeqCst) {
+        Reason::Killed
+    } else if exited {
+        Reason::Exit
+    } else {
+        Reason::Signal
+    };
+    let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    Outcome {
+        status: exited.then_some((end.status >> 8) & 0xff),
+        signal: (!exited).then_some(signal),
+        reason,
+        wall_ns: nanos(start.elapsed()),
+        cpu_ns: nanos(tally.cpu),
+        peak_memory: tally.peak,
+        lanes: tally.lanes,
+    }
+}
+
+/// Whose rights the guest believes to have.
+fn credentials(config: &Config) -> Result<Cred, Error> {
+    let own = || {
+        let groups = rustix::process::getgroups().unwrap_or_default();
+        let groups = groups.into_iter().map(rustix::process::Gid::as_raw).collect();
+        Cred::new(rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw(), groups)
+    };
+    match &config.user {
+        None => Ok(own()),
+        Some(User::Id { uid, gid }) => Ok(Cred::new(*uid, gid.unwrap_or(*uid), Vec::new())),
+        Some(User::Name(name)) => {
+            let text = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+            let entry = text.lines().find_map(|line| {
+                let mut fields = line.split(':');
+                (fields.next() == Some(name)).then_some(())?;
+                let uid = fields.nth(1)?.parse().ok()?;
+                let gid = fields.next()?.parse().ok()?;
+                Some((uid, gid))
+            });
+            let (uid, gid) = entry.ok_or_else(|| Error::User { name: name.clone() })?;
+            Ok(Cred::new(uid, gid, Vec::new()))
+        }
+    }
+}
+
+fn world_config(config: &Config) -> WorldConfig {
+    let mut cpus: Vec<usize> = match rustix::thread::sched_getaffinity(None) {
+        Ok(set) => (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect(),
+        Err(_) => vec![0],
+    };
+    if let Some(granted) = config.limits.cpus {
+        cpus.truncate(granted.max(1) as usize);
+    }
+    let info = rustix::system::sysinfo();
+    let host = (info.totalram as u64).saturating_mul(u64::from(info.mem_unit));
+    WorldConfig {
+        hostname: config.hostname.clone(),
+        cpus,
+        memory: config.limits.memory.map_or(host, |limit| limit.min(host)),
+        memory_limit: config.limits.memory,
+        pids_limit: config.limits.pids,
+    }
+}
+
+/// Guests' files cost descriptors of this process.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    let _ = setrlimit(Resource::Nofile, limit);
+}
+
+/// The counters of `--stats`, on stderr.
+fn print_stats(world: &World) {
+    let lanes = *world.stats.lanes.lock();
+    eprintln!(
+        "calls by lane: 1 (port) {}, 2 (host, own memory) {}, 3 (kernel) {}, 4 (trap) {}; {} bytes staged",
+        lanes.lane1, lanes.lane2, lanes.lane3, lanes.lane4, lanes.bytes_staged
+    );
+    let mut calls: Vec<_> = world
+        .stats
+        .calls
+        .iter()
+        .enumerate()
+        .map(|(number, count)| (count.load(Ordering::Relaxed), number as u64))
+        .filter(|(count, _)| *count > 0)
+        .collect();
+    calls.sort_unstable_by(|a, b| b.cmp(a));
+    for (count, number) in calls {
+        let name = coracle_kernel::syscalls::find(number).map_or("(unknown)", |call| call.name);
+        eprintln!("{count:>10}  {name}");
+    }
+}
+
+/// Bytes of an OS string.
+fn bytes(text: &OsStr) -> &[u8] {
+    text.as_bytes()
+}
