@@ -204,6 +204,8 @@ pub struct Waiter {
     signaled: AtomicBool,
     /// The thread sleeps in `poll(2)` and must be woken through `event`.
     polling: AtomicBool,
+    /// The thread sleeps, one way or the other; for those who look on.
+    asleep: AtomicBool,
     event: OnceLock<OwnedFd>,
 }
 
@@ -221,8 +223,14 @@ impl Waiter {
             thread: OnceLock::new(),
             signaled: AtomicBool::new(false),
             polling: AtomicBool::new(false),
+            asleep: AtomicBool::new(false),
             event: OnceLock::new(),
         })
+    }
+
+    /// Its thread sleeps: the task's state is `S`.
+    pub fn asleep(&self) -> bool {
+        self.asleep.load(Ordering::Relaxed)
     }
 
     /// Makes it the waiter of the calling thread, once. A waker sets `signaled` and then looks for the thread;
@@ -238,6 +246,7 @@ impl Waiter {
             return;
         }
         let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        self.asleep.store(true, Ordering::Relaxed);
         if host.is_empty() {
             match left {
                 None => std::thread::park(),
@@ -246,6 +255,7 @@ impl Waiter {
         } else {
             self.poll_host(host, left);
         }
+        self.asleep.store(false, Ordering::Relaxed);
         self.signaled.store(false, Ordering::SeqCst);
     }
 

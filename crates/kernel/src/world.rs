@@ -94,6 +94,10 @@ pub struct World {
     pub ipc: crate::ipc::Ipc,
     /// Watches armed timers.
     pub timers: crate::time::Wheel,
+    /// Devices that come and go.
+    pub devices: crate::fs::dev::Devices,
+    /// What `/proc` keeps.
+    pub proc: crate::fs::proc::Shared,
 }
 
 impl World {
@@ -109,6 +113,8 @@ impl World {
             boot: Instant::now(),
             ipc: crate::ipc::Ipc::default(),
             timers: crate::time::Wheel::default(),
+            devices: crate::fs::dev::Devices::default(),
+            proc: crate::fs::proc::Shared::default(),
             pool: Pool::default(),
             tracer: OnceLock::new(),
             ending: AtomicBool::new(false),

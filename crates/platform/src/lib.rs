@@ -186,6 +186,11 @@ pub trait ThreadControl: Send + Sync {
     /// Restricts the host CPUs it runs on.
     fn set_affinity(&self, cpus: &[usize]) -> Result<(), Errno>;
 
+    /// It sleeps in a call that the platform executes itself (a futex, say).
+    fn asleep(&self) -> bool {
+        false
+    }
+
     /// The host CPU it last ran on.
     fn last_cpu(&self) -> usize;
 

@@ -674,6 +674,12 @@ impl SeccompThread {
 }
 
 impl Control {
+    /// What the host says of the thread (proc_pid_stat(5)).
+    fn stat_text(&self) -> String {
+        let tid = self.tid.load(Ordering::Relaxed);
+        std::fs::read_to_string(format!("/proc/{}/task/{tid}/stat", self.worker.pid)).unwrap_or_default()
+    }
+
     fn signal(&self) {
         let tid = self.tid.load(Ordering::Relaxed);
         if self.worker.death().is_none() {
@@ -708,13 +714,19 @@ impl ThreadControl for Control {
     }
 
     fn cpu_time(&self) -> (Duration, Duration) {
-        let tid = self.tid.load(Ordering::Relaxed);
-        let path = format!("/proc/{}/task/{tid}/stat", self.worker.pid);
-        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let text = self.stat_text();
         let fields: Vec<&str> =
             text.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect()).unwrap_or_default();
         let ticks = |index: usize| fields.get(index).and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
         (Duration::from_millis(ticks(11) * 10), Duration::from_millis(ticks(12) * 10))
+    }
+
+    fn asleep(&self) -> bool {
+        // While the kernel serves it, the thread waits for the answer: that is work.
+        let waits = self.port.state().load(Ordering::SeqCst) == POSTED;
+        let text = self.stat_text();
+        let state = text.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
+        !waits && matches!(state, Some('S' | 'D'))
     }
 
     fn set_affinity(&self, cpus: &[usize]) -> Result<(), Errno> {

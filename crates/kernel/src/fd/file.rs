@@ -125,6 +125,9 @@ pub trait File: Send + Sync + 'static {
         String::from("anon_inode:[unknown]")
     }
 
+    /// Lines of `/proc/PID/fdinfo/N` beyond those that every file has (`show_fdinfo`).
+    fn fdinfo(&self, _text: &mut String) {}
+
     /// Opens the same object once more, through `/proc/self/fd/N`. `within`: the descriptor it goes through has
     /// all the rights asked for. Objects whose ends differ (pipes) decide for themselves.
     fn reopen(self: Arc<Self>, _flags: u32, _within: bool) -> Result<Arc<dyn File>> {

@@ -19,6 +19,10 @@ pub mod lock;
 pub mod mem;
 mod mount;
 pub mod perm;
+pub mod proc;
+pub mod standard;
+pub mod synth;
+pub mod sys;
 pub mod walk;
 
 pub use context::FsContext;
@@ -27,6 +31,7 @@ pub use dir::DirFile;
 pub use inode::{FileSystem, Inode, Listed, NewNode, Opening, SetAttr, SetTime, Slot, Target, Who};
 pub use mount::{Mount, MountFlags, MountTable};
 pub use perm::Access;
+pub use standard::mount_standard;
 pub use walk::{Last, Resolve, Walk};
 
 use parking_lot::Mutex;

@@ -152,6 +152,11 @@ impl ProcessSignals {
         *dispositions = Arc::new(dispositions.after_exec());
     }
 
+    /// Signals queued in the whole sandbox (`SigQ` of /proc/PID/status).
+    pub fn queued(&self) -> u64 {
+        self.budget.used()
+    }
+
     /// Signals pending for the process as a whole (`ShdPnd` of /proc/PID/status).
     pub fn pending_set(&self) -> SigSet {
         SigSet(self.pending.load(Ordering::SeqCst))

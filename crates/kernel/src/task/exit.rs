@@ -111,6 +111,7 @@ fn end_process(task: &Arc<Task>) {
     let process = &task.process;
     let world = &process.world;
     signal::process_exits(process);
+    *process.last_words.lock() = Some((task.comm(), task.cred()));
     usage::settle(process);
     *process.mm.lock() = None;
     if let Some(vfork) = process.vfork.lock().take() {

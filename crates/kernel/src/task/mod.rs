@@ -91,7 +91,7 @@ pub struct Task {
 }
 
 /// What `sched_*` and `setpriority` record.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sched {
     pub policy: u32,
     pub priority: i32,

@@ -83,6 +83,8 @@ pub struct Process {
     pub(super) leave_queue: WaitQueue,
     /// Real user id, for the `siginfo` of its end.
     pub(super) last_uid: AtomicU32,
+    /// Name and credentials that a zombie shows.
+    pub(super) last_words: Mutex<Option<(Vec<u8>, Arc<super::Cred>)>>,
     /// Woken when threads may go on after a stop.
     pub(super) stop_queue: WaitQueue,
     /// Woken when a child changes state: `wait4` of this process sleeps here.
@@ -142,6 +144,7 @@ impl Process {
             oom_killed: AtomicBool::new(false),
             leave_queue: WaitQueue::new(),
             last_uid: AtomicU32::new(0),
+            last_words: Mutex::default(),
             stop_queue: WaitQueue::new(),
             child_queue: WaitQueue::new(),
             exit_queue: WaitQueue::new(),
@@ -198,6 +201,16 @@ impl Process {
     /// Children, zombies included.
     pub fn children(&self) -> Vec<Arc<Process>> {
         self.links.lock().children.clone()
+    }
+
+    /// The thread that made it, or that has taken its place.
+    pub fn parent_tid(&self) -> u32 {
+        self.links.lock().parent_tid
+    }
+
+    /// Name and credentials of the last thread, once the process is over.
+    pub fn last_words(&self) -> Option<(Vec<u8>, Arc<super::Cred>)> {
+        self.last_words.lock().clone()
     }
 
     /// Process group.

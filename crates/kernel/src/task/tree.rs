@@ -35,6 +35,11 @@ impl Tree {
         self.tasks.get(&tid)
     }
 
+    /// The number that was given out last.
+    pub fn last_pid(&self) -> u32 {
+        self.last
+    }
+
     /// Every process, zombies included, by pid.
     pub fn processes(&self) -> impl Iterator<Item = &Arc<Process>> {
         self.processes.values()

@@ -13,7 +13,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::{DirFile, Slot, Who, dirent_kind, now};
-use super::{FileSystem, Inode, Listed, NewNode, Opening, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, SetAttr, SetTime};
+use super::{
+    FileSystem, Inode, Listed, NewNode, Opening, S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, SetAttr, SetTime,
+};
 use crate::abi::PAGE_SIZE;
 use crate::abi::linux::{RENAME_EXCHANGE, RENAME_NOREPLACE, XATTR_CREATE, XATTR_REPLACE};
 use crate::abi::types::{Stat, Statfs, Timespec};
@@ -421,6 +423,7 @@ impl Inode for MemInode {
             Body::Dir(_) => DirFile::open(self, how),
             Body::File(_) => Ok(Arc::new(MemFile::new(self, how.flags))),
             Body::Link(_) => Err(Errno::ELOOP),
+            Body::Other if self.kind == S_IFCHR => super::dev::open(self, how),
             Body::Other => Err(Errno::ENXIO),
         }
     }
