@@ -10,6 +10,7 @@
 pub mod call;
 pub mod fd;
 pub mod fs;
+pub mod futex;
 pub mod ipc;
 pub mod mem;
 pub mod mm;

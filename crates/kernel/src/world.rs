@@ -98,6 +98,8 @@ pub struct World {
     pub devices: crate::fs::dev::Devices,
     /// What `/proc` keeps.
     pub proc: crate::fs::proc::Shared,
+    /// Contended PI futexes.
+    pub futexes: crate::futex::pi::PiTable,
 }
 
 impl World {
@@ -115,6 +117,7 @@ impl World {
             timers: crate::time::Wheel::default(),
             devices: crate::fs::dev::Devices::default(),
             proc: crate::fs::proc::Shared::default(),
+            futexes: crate::futex::pi::PiTable::default(),
             pool: Pool::default(),
             tracer: OnceLock::new(),
             ending: AtomicBool::new(false),

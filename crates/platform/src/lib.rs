@@ -127,7 +127,7 @@ pub trait Thread: Send {
 
     /// Brings the complete register file into reach and returns it for reading and editing. If the guest
     /// stands in a system call, `result` is what RAX holds from now on (the call is over), RIP is the
-    /// address after the `syscall` instruction. Ignored otherwise.
+    /// address after the `syscall` instruction. Ignored otherwise, and when the call was frozen before.
     fn freeze(&mut self, result: u64) -> Result<&mut Regs, Gone>;
 
     /// Copies input bytes that came along with the call; `false` if they did not.
@@ -160,8 +160,8 @@ pub trait Thread: Send {
     /// Atomic operations on a guest word: stores `new` if the word equals `old`; returns what was there.
     fn compare_exchange(&mut self, address: u64, old: u32, new: u32) -> Result<Result<u32, Errno>, Gone>;
 
-    /// Wakes up to `count` waiters of the futex word at `address`, shared or private.
-    fn futex_wake(&mut self, address: u64, count: u32) -> Result<(), Gone>;
+    /// Wakes up to `count` waiters of the futex word at `address`, shared or private; how many were woken.
+    fn futex_wake(&mut self, address: u64, count: u32) -> Result<u64, Gone>;
 
     /// What other kernel threads may do to this one.
     fn control(&self) -> Arc<dyn ThreadControl>;

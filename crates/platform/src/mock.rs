@@ -34,6 +34,8 @@ pub struct MockThread {
     /// Results that the kernel gave, in order.
     pub results: Arc<Mutex<Vec<u64>>>,
     regs: Regs,
+    /// Stands in a call that was not frozen yet.
+    in_call: bool,
     room: Vec<u8>,
     room_at: u64,
 }
@@ -143,6 +145,7 @@ impl MockThread {
             script: VecDeque::new(),
             results: Arc::default(),
             regs: Regs::default(),
+            in_call: false,
             room: Vec::new(),
             room_at: 0,
         }
@@ -162,11 +165,15 @@ impl Thread for MockThread {
         if self.space.killed.load(Ordering::SeqCst) {
             return Trap::Died(Death::Killed);
         }
-        self.script.pop_front().unwrap_or(Trap::Died(Death::Exited(0)))
+        let trap = self.script.pop_front().unwrap_or(Trap::Died(Death::Exited(0)));
+        self.in_call = matches!(trap, Trap::Syscall { .. });
+        trap
     }
 
     fn freeze(&mut self, result: u64) -> Result<&mut Regs, Gone> {
-        self.regs.rax = result;
+        if std::mem::take(&mut self.in_call) {
+            self.regs.rax = result;
+        }
         Ok(&mut self.regs)
     }
 
@@ -243,8 +250,8 @@ impl Thread for MockThread {
         Ok(Ok(found))
     }
 
-    fn futex_wake(&mut self, _address: u64, _count: u32) -> Result<(), Gone> {
-        Ok(())
+    fn futex_wake(&mut self, _address: u64, _count: u32) -> Result<u64, Gone> {
+        Ok(0)
     }
 
     fn control(&self) -> Arc<dyn ThreadControl> {

@@ -463,7 +463,8 @@ impl Thread for SeccompThread {
     fn freeze(&mut self, result: u64) -> Result<&mut Regs, Gone> {
         self.freeze_for_order()?;
         self.load_regs();
-        if self.in_call {
+        // The call is over: what is edited from now on, RAX included, stays.
+        if std::mem::take(&mut self.in_call) {
             self.regs.rax = result;
         }
         Ok(&mut self.regs)
@@ -599,14 +600,19 @@ impl Thread for SeccompThread {
         Ok(Errno::check(self.order(action::EXCHANGE)?).map(|value| value as u32))
     }
 
-    fn futex_wake(&mut self, address: u64, count: u32) -> Result<(), Gone> {
+    fn futex_wake(&mut self, address: u64, count: u32) -> Result<u64, Gone> {
         self.freeze_for_order()?;
         // Both forms: the waiter may have used either (a shared waiter of private memory included).
+        let mut woken = 0;
         for operation in [libc::FUTEX_WAKE, libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG] {
-            self.put_order(libc::SYS_futex as u64, [address, operation as u64, u64::from(count), 0, 0, 0]);
-            self.order(action::ORDER)?;
+            let left = u64::from(count).saturating_sub(woken);
+            self.put_order(libc::SYS_futex as u64, [address, operation as u64, left, 0, 0, 0]);
+            woken += Errno::check(self.order(action::ORDER)?).unwrap_or(0);
+            if woken >= u64::from(count) {
+                break;
+            }
         }
-        Ok(())
+        Ok(woken)
     }
 
     fn control(&self) -> Arc<dyn ThreadControl> {

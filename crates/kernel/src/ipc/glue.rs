@@ -104,8 +104,9 @@ pub fn restore_saved_sigmask_unless(cx: &mut Ctx<'_>, interrupted: bool) {
 }
 
 /// A signal ended `poll`: how it goes on if no handler runs.
-pub fn restart_poll(_cx: &mut Ctx<'_>, _fds: u64, _count: u32, _deadline: crate::wait::Deadline) -> Errno {
-    Errno::ERESTARTNOHAND
+pub fn restart_poll(cx: &mut Ctx<'_>, fds: u64, count: u32, deadline: crate::wait::Deadline) -> Errno {
+    cx.task.signals.set_restart(signal::RestartBlock::Poll { fds, count, deadline });
+    Errno::ERESTART_RESTARTBLOCK
 }
 
 impl Ucred {

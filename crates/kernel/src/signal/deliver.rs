@@ -160,7 +160,7 @@ fn handle(
             set_blocked(&task, blocked);
         }
         // force_sigsegv(): a SIGSEGV handler that cannot be entered is given up.
-        Err(Errno::EFAULT) | Err(_) => {
+        Err(_) => {
             force(&task, SigInfo::kernel(Signal::SIGSEGV), signal == Signal::SIGSEGV);
         }
     }
@@ -185,6 +185,8 @@ fn finish_call(
     };
     let number = cx.number;
     let regs = cx.thread.freeze(value)?;
+    // The handler of the call may have looked at the registers before.
+    regs.rax = value;
     // The platform's own futex waits come without arguments: with a timeout they are not restarted.
     if restart && number == u64::from(__NR_futex) && result == Err(Errno::ERESTARTSYS) {
         let op = regs.rsi & u64::from(FUTEX_CMD_MASK as u32);

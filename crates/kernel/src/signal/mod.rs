@@ -32,7 +32,7 @@ pub use state::{
     AltStack, ProcessSignals, SS_DISABLE, TaskSignals, pending, pending_for, restore_mask_unless, set_action,
     set_blocked, set_temporary_mask,
 };
-pub(crate) use state::{forget_timer, take};
+pub(crate) use state::{await_signals, forget_timer, take};
 
 pub use crate::time::ProcessTimers;
 use crate::{Errno, Result};
@@ -43,8 +43,8 @@ use crate::{Errno, Result};
 pub enum RestartBlock {
     /// `nanosleep` and relative `clock_nanosleep`: clock, deadline of that clock in ns, where the rest goes.
     Sleep { clock: i32, deadline: i64, remaining: u64 },
-    /// `poll(fds, count, timeout)` with the deadline of the monotonic clock in ns.
-    Poll { fds: u64, count: u64, deadline: i64 },
+    /// `poll(fds, count, timeout)` with its deadline.
+    Poll { fds: u64, count: u32, deadline: crate::wait::Deadline },
     /// `futex(FUTEX_WAIT)`: word, value, bit set, operation, deadline in ns of the clock that `op` names.
     Futex { address: u64, value: u32, bits: u32, op: u32, deadline: i64 },
 }

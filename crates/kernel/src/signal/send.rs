@@ -142,6 +142,7 @@ pub fn task_exits(task: &Task) {
         shared.set().minus(task.signals.blocked())
     };
     retarget(task, orphans);
+    crate::futex::pi::owner_gone(&task.world);
 }
 
 /// The process is over: its timers go.

@@ -12,6 +12,7 @@ use coracle_platform::Fault;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::{Budget, Dispositions, Pending, RestartBlock, SIG_DFL, SigInfo, SigSet, Signal};
+use crate::Result;
 use crate::abi::linux::{CLONE_CLEAR_SIGHAND, CLONE_SIGHAND, CLONE_VFORK, CLONE_VM};
 use crate::abi::types::{SigAltStack, Sigaction};
 use crate::task::{Process, Task};
@@ -98,6 +99,16 @@ impl TaskSignals {
     /// Signals pending for this thread alone (`SigPnd` of /proc/PID/status).
     pub fn pending_set(&self) -> SigSet {
         SigSet(self.pending.load(Ordering::SeqCst))
+    }
+
+    /// On its way out.
+    pub fn exiting(&self) -> bool {
+        self.own().exiting
+    }
+
+    /// The alternate stack as it was set.
+    pub fn altstack(&self) -> AltStack {
+        self.own().altstack
     }
 
     pub(super) fn own(&self) -> MutexGuard<'_, Own> {
@@ -228,6 +239,17 @@ pub(crate) fn take(task: &Task, among: SigSet) -> Option<(Signal, SigInfo)> {
             }
         }
     }
+}
+
+/// Runs `wait` while signals of `set` end waits although they are blocked, for `sigtimedwait` to take.
+pub(crate) fn await_signals<T>(task: &Task, set: SigSet, wait: impl FnOnce() -> Result<T>) -> Result<T> {
+    let old = task.signals.blocked();
+    task.signals.own().awaited = set.intersection(old);
+    set_blocked(task, old.minus(set));
+    let result = wait();
+    task.signals.own().awaited = SigSet::EMPTY;
+    set_blocked(task, old);
+    result
 }
 
 /// Forgets what the POSIX timer `key` has sent and nobody has taken.

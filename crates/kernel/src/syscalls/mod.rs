@@ -6,6 +6,7 @@ mod epoll;
 mod event;
 mod fcntl;
 mod file;
+mod futex;
 mod identity;
 mod limits;
 mod memory;
@@ -17,10 +18,13 @@ mod prctl;
 mod process;
 pub mod rw;
 mod sched;
+mod signal;
 mod socket;
 mod splice;
 mod stat;
 pub mod system;
+mod time;
+mod timer;
 mod xattr;
 
 use crate::call::Call;
@@ -49,6 +53,10 @@ const AREAS: &[&[Call]] = &[
     stat::CALLS,
     system::CALLS,
     xattr::CALLS,
+    futex::CALLS,
+    signal::CALLS,
+    time::CALLS,
+    timer::CALLS,
 ];
 
 /// The call with this number.

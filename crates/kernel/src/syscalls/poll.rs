@@ -31,6 +31,15 @@ fn poll(cx: &mut Ctx<'_>, fds: Addr, count: u32, timeout: i32) -> SysResult {
     }
 }
 
+/// Goes on after a signal without a handler, until the deadline of the first attempt.
+pub(super) fn restart(cx: &mut Ctx<'_>, fds: u64, count: u32, deadline: Deadline) -> SysResult {
+    let end = End { timeout: deadline.map(|at| at.saturating_duration_since(Instant::now())), deadline };
+    match do_poll(cx, Addr(fds), count, &end) {
+        Err(Errno::ERESTARTNOHAND) => Err(glue::restart_poll(cx, fds, count, deadline)),
+        other => other,
+    }
+}
+
 fn ppoll(cx: &mut Ctx<'_>, fds: Addr, count: u32, timeout: Addr, mask: Addr, size: u64) -> SysResult {
     let end = End::read_timespec(cx, timeout)?;
     glue::set_user_sigmask(cx, mask.0, size)?;
