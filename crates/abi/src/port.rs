@@ -107,6 +107,12 @@ pub mod word {
     pub const GUARDED: usize = 0x1d0;
     /// u32: a descriptor to close before the next order, plus one; 0 if none.
     pub const CLOSE: usize = 0x1f0;
+    /// u64: a trapped call goes on through the fast path; it was made before this address.
+    pub const SITE: usize = 0x200;
+    /// u32: the next trapped call is to be posted with its frame, whatever it is.
+    pub const FORCE_TRAP: usize = 0x208;
+    /// [`super::HEAT_SLOTS`] u64: address behind a site, and in the upper 16 bits how often it has trapped.
+    pub const HEAT: usize = 0x400;
     /// 512 u64: where the fast path goes for each call number.
     pub const TABLE: usize = 0x1000;
     /// Staged input.
@@ -116,6 +122,13 @@ pub mod word {
     /// The signal stack, up to the end of the port.
     pub const STACK: usize = 0x8000;
 }
+
+/// Sites whose traps a thread counts, each in the slot that its address falls into.
+pub const HEAT_SLOTS: u64 = 64;
+/// A site that trapped so often is shown to the kernel, which may rewrite it …
+pub const HOT: u64 = 2;
+/// … or mark it with this as never to be shown again.
+pub const COLD: u64 = 0xffff;
 
 /// Most outputs in one reply.
 pub const OUT_MAX: usize = 4;

@@ -259,6 +259,7 @@ order_fast:
     mov %rax, %gs:{RESULT}
     jmp finish
 act_trap:
+    movl $1, %gs:{FORCE_TRAP}
     mov %gs:{ARGS}, %rdi
     mov %gs:{ARGS}+8, %rsi
     mov %gs:{ARGS}+16, %rdx
@@ -295,6 +296,7 @@ lane2_return:
     jmp *%rcx
 lane2_end:
 lane2_undo:
+    movl $1, %gs:{FORCE_TRAP}
     mov %gs:{FLAGS}, %eax
     mov %gs:{RETURN}, %rcx
     mov %gs:{NUMBER}, %r11
@@ -533,6 +535,7 @@ signal_entry:
     OUT = const word::OUT,
     RESULT = const word::RESULT,
     STAMP = const word::STAMP,
+    FORCE_TRAP = const word::FORCE_TRAP,
     ORDER = const word::ORDER,
     COOKIE = const word::COOKIE,
     FS_BASE = const word::FS_BASE,

@@ -6,7 +6,7 @@
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use crate::label;
-use crate::port::{INTERRUPT_SIGNAL, POSTED, REPLIED, action, kind, word};
+use crate::port::{COLD, HEAT_SLOTS, HOT, INTERRUPT_SIGNAL, POSTED, REPLIED, action, kind, word};
 use crate::raw::{self, Frame, Port, reg};
 
 const SIGSYS: i32 = 31;
@@ -40,9 +40,11 @@ pub unsafe extern "C" fn ready(port: Port) {
 fn trapped(port: Port, info: u64, frame: Frame) -> Option<u32> {
     if frame.get(reg::RIP) == label!(landing) {
         frame.set(reg::RIP, port.u64(word::HOME).load(Relaxed));
+        port.u32(word::FORCE_TRAP).store(1, Relaxed);
     } else if frame.get(reg::RIP) == label!(lane2_after) {
         // The filter refused what lane 2 tried: the kernel shall answer.
         frame.set(reg::RIP, back(port, port.u64(word::RETURN).load(Relaxed)));
+        port.u32(word::FORCE_TRAP).store(1, Relaxed);
     }
     if frame.get(reg::RIP) == label!(order_after) || frame.get(reg::RIP) == label!(order_fast) {
         // The filter refused an order: it named an address that is not the guest's.
@@ -50,14 +52,43 @@ fn trapped(port: Port, info: u64, frame: Frame) -> Option<u32> {
         return None;
     }
     // SAFETY: `si_syscall` of the siginfo that the host has just written.
-    let number = unsafe { ((info + 24) as *const i32).read() };
-    port.u64(word::NUMBER).store(number as i64 as u64, Relaxed);
+    let number = i64::from(unsafe { ((info + 24) as *const i32).read() }) as u64;
+    let count = port.u64(word::LANE4);
+    count.store(count.load(Relaxed).wrapping_add(1), Relaxed);
+    let forced = port.u32(word::FORCE_TRAP).swap(0, Relaxed) != 0;
+    if !forced && takes_fast_path(port, number) && !shows_site(port, frame.get(reg::RIP)) {
+        // As if the site were a trampoline: RCX is where the program goes on, the `syscall` lies before that.
+        port.u64(word::SITE).store(frame.get(reg::RIP), Relaxed);
+        frame.set(reg::RCX, frame.get(reg::RIP));
+        frame.set(reg::RAX, number);
+        frame.set(reg::RIP, label!(fast_entry));
+        return None;
+    }
+    port.u64(word::NUMBER).store(number, Relaxed);
     for (index, register) in [reg::RDI, reg::RSI, reg::RDX, reg::R10, reg::R8, reg::R9].into_iter().enumerate() {
         port.u64(word::ARGS + index * 8).store(frame.get(register), Relaxed);
     }
-    let count = port.u64(word::LANE4);
-    count.store(count.load(Relaxed).wrapping_add(1), Relaxed);
     Some(kind::TRAP)
+}
+
+/// Whether the fast path has a way for this call other than the trap.
+fn takes_fast_path(port: Port, number: u64) -> bool {
+    number < 512
+        && port.u64(word::TABLE + number as usize * 8).load(Relaxed) != label!(fast_foreign)
+        && raw::read_gs() == port.0
+}
+
+/// Counts the trap; `true` when the kernel shall look at the site.
+fn shows_site(port: Port, rip: u64) -> bool {
+    const ADDRESS: u64 = (1 << 48) - 1;
+    let slot = port.u64(word::HEAT + ((rip >> 1) % HEAT_SLOTS) as usize * 8);
+    let entry = slot.load(Relaxed);
+    let heat = if entry & ADDRESS == rip & ADDRESS { entry >> 48 } else { 0 };
+    if heat == COLD {
+        return false;
+    }
+    slot.store((rip & ADDRESS) | (heat + 1).min(HOT) << 48, Relaxed);
+    heat >= HOT
 }
 
 /// The address where the program goes on, when a crossing had been redirected to `landing`.

@@ -19,7 +19,7 @@
 //! While several threads share the text, the bytes change in an order in which every state is safe to execute,
 //! with a core-serialising `membarrier` between the steps (as text_poke_bp() in arch/x86/kernel/alternative.c).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -30,8 +30,6 @@ use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction};
 use super::thread::SeccompThread;
 use super::worker::Worker;
 
-/// Traps of a site before it is rewritten.
-const HOT: u32 = 2;
 /// Size of an area of trampolines, and of one of them.
 const AREA: u64 = 0x1_0000;
 const SLOT: u64 = 48;
@@ -47,8 +45,8 @@ const REACH: u64 = 1 << 30;
 /// The rewritten sites of one address space.
 #[derive(Clone, Default)]
 pub struct Sites {
-    /// Traps so far, by address of the `syscall`; `u32::MAX` once decided.
-    heat: HashMap<u64, u32>,
+    /// Sites that are left alone, by address of the `syscall`.
+    refused: HashSet<u64>,
     /// By address of the site.
     sites: HashMap<u64, Site>,
     /// By address of the trampoline.
@@ -102,7 +100,7 @@ impl Sites {
     /// The address space between these bounds has new contents: what was known of it is void.
     pub fn forget(&mut self, start: u64, len: u64) {
         let within = |address: &u64| address.wrapping_sub(start) < len;
-        self.heat.retain(|site, _| !within(site));
+        self.refused.retain(|site| !within(site));
         self.sites.retain(|site, _| !within(site));
         self.trampolines.retain(|_, site| !within(site));
     }
@@ -129,32 +127,28 @@ fn displacement(from: u64, to: u64) -> [u8; 4] {
     (to.wrapping_sub(from).wrapping_sub(5) as u32).to_le_bytes()
 }
 
-/// A thread trapped at a `syscall` instruction; perhaps it is worth rewriting.
-pub fn trapped(thread: &mut SeccompThread, number: u64, rip: u64) -> Result<(), Gone> {
+/// A thread shows a site at which it has trapped some times. Rewrites it, or has it not shown again.
+pub fn shown(thread: &mut SeccompThread, rip: u64) -> Result<(), Gone> {
     let worker = thread.worker().clone();
     let site = rip.wrapping_sub(2);
-    if rip >= worker.base || super::table::needs_trap(number) {
+    if rip >= worker.base {
         return Ok(());
     }
-    {
-        let mut sites = worker.sites.lock();
-        if sites.areas.iter().any(|area| site.wrapping_sub(area.start) < AREA) {
-            return Ok(());
-        }
-        let heat = sites.heat.entry(site).or_insert(0);
-        if *heat == u32::MAX {
-            return Ok(());
-        }
-        *heat += 1;
-        if *heat <= HOT {
-            return Ok(());
-        }
-        *heat = u32::MAX;
+    let known = {
+        let sites = worker.sites.lock();
+        let area = sites.areas.iter().any(|area| site.wrapping_sub(area.start) < AREA);
+        area || sites.refused.contains(&site) || sites.sites.contains_key(&site)
+    };
+    let rewritten = !known
+        && match next_instruction(&worker, site) {
+            Some(next) => rewrite(thread, &worker, site, &next)?,
+            None => false,
+        };
+    if !rewritten {
+        worker.sites.lock().refused.insert(site);
+        thread.mark_cold(rip);
     }
-    match next_instruction(&worker, site) {
-        Some(next) => rewrite(thread, &worker, site, &next),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 /// The bytes of the instruction behind the site, if it can be moved and covers the jump.
@@ -172,36 +166,36 @@ fn next_instruction(worker: &Worker, site: u64) -> Option<Vec<u8>> {
     (movable && next.len() >= 3).then(|| code[..next.len()].to_vec())
 }
 
-fn rewrite(thread: &mut SeccompThread, worker: &Arc<Worker>, site: u64, next: &[u8]) -> Result<(), Gone> {
+fn rewrite(thread: &mut SeccompThread, worker: &Arc<Worker>, site: u64, next: &[u8]) -> Result<bool, Gone> {
     // Only text that the program itself cannot change under our hands: private, from a file, not writable.
     let mappings = worker.all_mappings();
     let text = mappings.iter().find(|mapping| site.wrapping_sub(mapping.start) < mapping.end - mapping.start);
     if !text.is_some_and(|text| text.prot & 2 == 0 && text.ino != 0 && !text.shared && site + 5 <= text.end) {
-        return Ok(());
+        return Ok(false);
     }
     let slot = worker.sites.lock().find_slot(site);
     let trampoline = match slot {
         Some(slot) => slot,
         None => {
-            let Some(start) = place(&mappings, site) else { return Ok(()) };
+            let Some(start) = place(&mappings, site) else { return Ok(false) };
             // PROT_READ | PROT_EXEC; MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE
             let area = MemoryCall::MapAnonymous { address: start, len: AREA, prot: 5, flags: 0x10_0022 };
             if coracle_platform::Thread::memory(thread, &area)? != Ok(start) {
-                return Ok(());
+                return Ok(false);
             }
             if worker.poke(start, &(worker.base + label::FAST_ENTRY).to_le_bytes()) != 8 {
-                return Ok(());
+                return Ok(false);
             }
             let mut sites = worker.sites.lock();
             sites.areas.push(Area { start, used: vec![false; (AREA / SLOT) as usize] });
-            let Some(slot) = sites.find_slot(site) else { return Ok(()) };
+            let Some(slot) = sites.find_slot(site) else { return Ok(false) };
             slot
         }
     };
     let start = trampoline - (trampoline % AREA);
     let code = trampoline_code(trampoline, start, site, next);
     if worker.poke(trampoline, &code) != code.len() {
-        return Ok(());
+        return Ok(false);
     }
     // From here on a thread that faults in the site is led right.
     {
@@ -213,14 +207,14 @@ fn rewrite(thread: &mut SeccompThread, worker: &Arc<Worker>, site: u64, next: &[
     if worker.threads.load(Ordering::SeqCst) == 1 {
         // The only thread is in our hands; returning from its handler serialises.
         worker.poke(site, &[0xe9, r0, r1, r2, r3]);
-        return Ok(());
+        return Ok(true);
     }
     // 1. behind the `syscall`: invalid. 2. the `syscall`: a breakpoint. 3. the rest. 4. the jump.
     for (offset, bytes) in [(2, &[r1][..]), (0, &[0xcc]), (1, &[r0]), (3, &[r2, r3]), (0, &[0xe9])] {
         worker.poke(site + offset, bytes);
         thread.synchronise_cores()?;
     }
-    Ok(())
+    Ok(true)
 }
 
 fn trampoline_code(at: u64, entry: u64, site: u64, next: &[u8]) -> Vec<u8> {

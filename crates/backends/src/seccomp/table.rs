@@ -88,11 +88,6 @@ const TRAPPED: &[libc::c_long] = &[
     libc::SYS_rt_sigsuspend,
 ];
 
-/// Whether the kernel needs the complete registers for this call, so that a faster lane would gain nothing.
-pub fn needs_trap(number: u64) -> bool {
-    TRAPPED.iter().any(|trapped| *trapped as u64 == number)
-}
-
 /// Writes the table of a port. Without `short_cuts` every call takes the trap.
 pub fn fill(port: &Port, base: u64, short_cuts: bool) {
     let put = |number: usize, target: u64| port.set64(word::TABLE + number * 8, base + target);

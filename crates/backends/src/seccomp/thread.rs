@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use coracle_abi::Errno;
 use coracle_abi::port::{
-    INTERRUPT_SIGNAL, MAGIC, OUT_MAX, PORT_SIZE, PORTS_OFFSET, POSTED, REPLIED, STAGE_IN_SIZE, STAGE_OUT_SIZE,
-    action, kind, word,
+    COLD, HEAT_SLOTS, HOT, INTERRUPT_SIGNAL, MAGIC, OUT_MAX, PORT_SIZE, PORTS_OFFSET, POSTED, REPLIED,
+    STAGE_IN_SIZE, STAGE_OUT_SIZE, action, kind, word,
 };
 use coracle_blobs::label;
 use coracle_platform::{
@@ -115,6 +115,11 @@ impl SeccompThread {
         &self.worker
     }
 
+    /// The thread need not show this site again.
+    pub fn mark_cold(&self, rip: u64) {
+        self.port.set64(word::HEAT + heat_slot(rip), rip | COLD << 48);
+    }
+
     /// Every thread of the worker has executed a serialising instruction when this returns.
     pub fn synchronise_cores(&mut self) -> Result<(), Gone> {
         const REGISTER: u64 = 64;
@@ -185,11 +190,16 @@ impl SeccompThread {
             return Ok(());
         }
         self.flush();
-        self.reply(action::TRAP);
-        match self.wait()? {
-            kind::TRAP => self.arrive_in_frame(),
-            _ => self.lied("did not come back by trap"),
+        // If the site is rewritten by another thread just now, the call comes by the fast path once more.
+        for _ in 0..3 {
+            self.reply(action::TRAP);
+            match self.wait()? {
+                kind::TRAP => return self.arrive_in_frame(),
+                kind::FAST => {}
+                _ => break,
+            }
         }
+        self.lied("did not come back by trap")
     }
 
     /// Writes outputs now that were to travel with the reply. A bad address is the guest's loss.
@@ -276,13 +286,22 @@ impl SeccompThread {
                 if len > 0 {
                     self.port.read(word::STAGE_IN, &mut self.staged.1);
                 }
-                Ok(self.call(3))
+                // Trapped, and sent on through the fast path by the handler.
+                let trapped = self.port.get64(word::SITE) == self.port.get64(word::RETURN);
+                if trapped {
+                    self.port.set64(word::SITE, 0);
+                    self.port.set64(word::LANE3, self.port.get64(word::LANE3).wrapping_sub(1));
+                }
+                Ok(self.call(if trapped { 4 } else { 3 }))
             }
             kind::TRAP => {
                 self.arrive_in_frame()?;
                 let trap = self.call(4);
-                if let (At::Frame(place), Trap::Syscall { number, .. }) = (self.at, trap) {
-                    rewrite::trapped(self, number, frame::rip(&self.port, place))?;
+                if let At::Frame(place) = self.at {
+                    let rip = frame::rip(&self.port, place);
+                    if self.port.get64(word::HEAT + heat_slot(rip)) == rip | HOT << 48 {
+                        rewrite::shown(self, rip)?;
+                    }
                 }
                 Ok(trap)
             }
@@ -758,6 +777,11 @@ impl ThreadControl for Control {
             bytes_staged: count(word::STAGED),
         }
     }
+}
+
+/// Offset of the slot that counts traps before `rip`.
+fn heat_slot(rip: u64) -> usize {
+    ((rip >> 1) % HEAT_SLOTS) as usize * 8
 }
 
 /// Where port `index` lies in the worker.

@@ -23,8 +23,11 @@ pub fn inherit(limit: Option<u64>, world: &Arc<World>, ended: &Arc<Ended>) -> Re
             }
         })
     });
-    let standard = [std::io::stdin().as_fd().try_clone_to_owned(), std::io::stdout().as_fd().try_clone_to_owned(),
-        std::io::stderr().as_fd().try_clone_to_owned()];
+    let standard = [
+        std::io::stdin().as_fd().try_clone_to_owned(),
+        std::io::stdout().as_fd().try_clone_to_owned(),
+        std::io::stderr().as_fd().try_clone_to_owned(),
+    ];
     let mut files = Vec::new();
     for fd in standard {
         let fd = fd.map_err(|source| Error::Host { what: "cannot pass standard streams on", source })?;

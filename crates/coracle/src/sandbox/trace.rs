@@ -40,7 +40,12 @@ impl Tracer for Strace {
             Err(errno) => format!("-1 {}", errno.name()),
         };
         let lane = cx.task.last_lane.load(Ordering::Relaxed);
-        eprintln!("[{}] {name}({}) = {result} <lane {lane}, {} ns>", cx.task.tid(), args.join(", "), time.as_nanos());
+        eprintln!(
+            "[{}] {name}({}) = {result} <lane {lane}, {} ns>",
+            cx.task.tid(),
+            args.join(", "),
+            time.as_nanos()
+        );
     }
 }
 
