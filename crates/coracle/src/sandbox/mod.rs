@@ -43,7 +43,7 @@ pub fn run(config: &Config) -> Result<Outcome, Error> {
     let view = view::build(config, &cred)?;
     startup::step("view of files built");
     let world = World::new(platform, world_config(config), view.vfs);
-    view::mount_kernel_trees(&world)?;
+    view::mount_kernel_trees(&world, &view.budget)?;
     startup::step("kernel's own file systems mounted");
     if let Some(filter) = &config.trace.syscalls {
         world.set_tracer(Arc::new(trace::Strace::new(filter.clone())));

@@ -21,6 +21,8 @@ const HIDDEN: [&str; 3] = ["/root", "/home", "/run"];
 pub struct Built {
     pub vfs: Vfs,
     pub upper: Upper,
+    /// What files in memory may hold.
+    pub budget: Arc<Budget>,
 }
 
 /// Where writes go.
@@ -57,7 +59,7 @@ pub fn build(config: &Config, cred: &Cred) -> Result<Built, Error> {
         let flags = if bind.read_only { MountFlags::RDONLY } else { MountFlags::empty() };
         mount(&vfs, cred, host, &bind.dst, flags)?;
     }
-    Ok(Built { vfs, upper: Upper {} })
+    Ok(Built { vfs, upper: Upper {}, budget })
 }
 
 /// Mounts at a path, making its directories where they are missing.
@@ -74,8 +76,8 @@ fn find(vfs: &Vfs, cred: &Cred, at: &Path) -> Result<PathRef, Errno> {
 }
 
 /// `/proc`, `/dev`, `/sys`.
-pub fn mount_kernel_trees(_world: &Arc<World>) -> Result<(), Error> {
-    Ok(())
+pub fn mount_kernel_trees(world: &Arc<World>, budget: &Arc<Budget>) -> Result<(), Error> {
+    fs::mount_standard(world, budget).map_err(failed(Path::new("/proc, /dev and /sys")))
 }
 
 /// Where the program starts.

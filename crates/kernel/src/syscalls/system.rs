@@ -159,13 +159,15 @@ const _: () = assert!(size_of::<Sysinfo>() == 112);
 
 fn sysinfo(cx: &mut Ctx<'_>, to: u64) -> SysResult {
     let world = cx.task.world.clone();
-    let used = world.memory_used();
+    let memory = crate::fs::proc::memory(&world);
+    let loads = world.proc.load.lock().look(&world);
     let info = Sysinfo {
         uptime: i64::try_from(world.uptime().as_secs()).unwrap_or(i64::MAX),
-        loads: [0; 3],
+        // Fixed point with 16 bits behind the point (`SI_LOAD_SHIFT`).
+        loads: loads.map(|load| (load * 65536.0) as u64),
         totalram: world.config.memory,
-        freeram: world.config.memory.saturating_sub(used),
-        sharedram: 0,
+        freeram: memory.free,
+        sharedram: memory.shared,
         bufferram: 0,
         totalswap: 0,
         freeswap: 0,

@@ -29,7 +29,6 @@ pub use load::{cpu_time, running};
 pub use meminfo::{Memory, memory};
 pub use shared::Shared;
 pub use status::{cpu_list, cpu_mask};
-pub use system::{RELEASE, VERSION};
 
 use super::synth::{About, Entry, Mounted, Names, Node, Rules, What};
 use super::{Access, FileSystem, S_IFDIR, Target, Who, make_dev};

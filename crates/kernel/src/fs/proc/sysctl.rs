@@ -1,10 +1,11 @@
 //! `/proc/sys` (sysctl). As inside a user namespace, what is not the sandbox's own can be read, and writing is
 //! refused to everybody.
 
-use super::{Access, Entry, Node, line, shared, system};
+use super::{Access, Entry, Node, line, shared};
 use crate::abi::linux::NGROUPS_MAX;
 use crate::fs::Who;
 use crate::fs::synth::About;
+use crate::syscalls::system::{RELEASE, VERSION};
 use crate::task::{CAP_LAST, Caps, PID_MAX};
 use crate::{Errno, Result};
 
@@ -42,7 +43,7 @@ const KERNEL: &[Entry] = &[
     fixed("msgmni", |_, _| line(32000)),
     Entry::text("ngroups_max", 0o444, |_, _| line(NGROUPS_MAX)),
     fixed("ns_last_pid", |about, _| line(about.world.tree.lock().last_pid())),
-    Entry::text("osrelease", 0o444, |_, _| line(system::RELEASE)),
+    Entry::text("osrelease", 0o444, |_, _| line(RELEASE)),
     Entry::text("ostype", 0o444, |_, _| line("Linux")),
     fixed("overflowgid", |_, _| line(65534)),
     fixed("overflowuid", |_, _| line(65534)),
@@ -71,7 +72,7 @@ const KERNEL: &[Entry] = &[
     fixed("tainted", |_, _| line(0)),
     fixed("threads-max", |about, _| line(threads_max(about))),
     fixed("unprivileged_bpf_disabled", |_, _| line(2)),
-    Entry::text("version", 0o444, |_, _| line(system::VERSION)),
+    Entry::text("version", 0o444, |_, _| line(VERSION)),
     Entry::dir("yama", &[&[fixed("ptrace_scope", |_, _| line(0))]]),
 ];
 

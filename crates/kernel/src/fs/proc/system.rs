@@ -7,12 +7,8 @@ use std::time::{Duration, SystemTime};
 use super::{About, Entry, cpuinfo, line, load, meminfo};
 use crate::Result;
 use crate::fs::Who;
+use crate::syscalls::system::{RELEASE, VERSION};
 use crate::task::usage;
-
-/// What `uname -r` says inside: a kernel whose calls these are.
-pub const RELEASE: &str = "6.12.0-coracle";
-/// What `uname -v` says.
-pub const VERSION: &str = "#1 SMP PREEMPT_DYNAMIC";
 
 pub const ENTRIES: &[Entry] = &[
     Entry::text("cgroups", 0o444, show_cgroups),
