@@ -145,6 +145,12 @@ pub trait Inode: Any + Send + Sync + 'static {
         super::perm::generic(who.cred, mode, uid, gid, access)
     }
 
+    /// Whoever asks, the file system gives this access at all: shared views of the host keep what is not
+    /// everybody's to themselves, whatever attributes an overlay gives it.
+    fn served(&self, _access: Access) -> bool {
+        true
+    }
+
     /// The node of this name in the directory, or `ENOENT`.
     fn lookup(&self, _name: &[u8]) -> Result<Arc<dyn Inode>> {
         Err(Errno::ENOTDIR)

@@ -18,6 +18,7 @@ pub mod inotify;
 pub mod lock;
 pub mod mem;
 mod mount;
+pub mod overlay;
 pub mod perm;
 pub mod proc;
 pub mod standard;

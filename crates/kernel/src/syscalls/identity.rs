@@ -341,11 +341,8 @@ fn capset(cx: &mut Ctx<'_>, header: u64, data: Addr) -> SysResult {
     };
     let (effective, permitted, inheritable) = (set(0), set(1), set(2));
     let old = cx.task.cred();
-    let inheritable_limit = if old.capable(Caps::SETPCAP) {
-        old.inheritable | old.bounding
-    } else {
-        old.inheritable | old.permitted
-    };
+    let inheritable_limit =
+        if old.capable(Caps::SETPCAP) { old.inheritable | old.bounding } else { old.inheritable | old.permitted };
     let refused = !inheritable_limit.contains(inheritable)
         || !(old.inheritable | old.bounding).contains(inheritable)
         || !old.permitted.contains(permitted)

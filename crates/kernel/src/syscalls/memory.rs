@@ -5,8 +5,8 @@ use coracle_platform::MemoryCall;
 use crate::abi::linux::{
     MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_GROWSDOWN, MAP_HUGETLB, MAP_NORESERVE, MAP_PRIVATE,
     MAP_SHARED, MAP_SHARED_VALIDATE, MAP_STACK, MAP_SYNC, MAP_TYPE, MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT,
-    MLOCK_ONFAULT, MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE, MS_ASYNC, MS_INVALIDATE, MS_SYNC,
-    PROT_EXEC, PROT_GROWSDOWN, PROT_GROWSUP, PROT_READ, PROT_WRITE,
+    MLOCK_ONFAULT, MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE, MS_ASYNC, MS_INVALIDATE, MS_SYNC, PROT_EXEC,
+    PROT_GROWSDOWN, PROT_GROWSUP, PROT_READ, PROT_WRITE,
 };
 use crate::abi::types::Iovec;
 use crate::abi::{PAGE_SIZE, page_ceil, page_floor};
@@ -39,8 +39,21 @@ crate::calls! {
     325 mlock2 mlock2, 3 Partial("as mlock");
 }
 
-const LEGACY: u32 = MAP_SHARED | MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS | MAP_GROWSDOWN | 0x0800 | 0x1000
-    | MAP_NORESERVE | 0x2000 | 0x8000 | 0x1_0000 | MAP_STACK | MAP_HUGETLB | 0x40 | 0xfc00_0000;
+const LEGACY: u32 = MAP_SHARED
+    | MAP_PRIVATE
+    | MAP_FIXED
+    | MAP_ANONYMOUS
+    | MAP_GROWSDOWN
+    | 0x0800
+    | 0x1000
+    | MAP_NORESERVE
+    | 0x2000
+    | 0x8000
+    | 0x1_0000
+    | MAP_STACK
+    | MAP_HUGETLB
+    | 0x40
+    | 0xfc00_0000;
 
 /// The host carries the call out; the result is its.
 fn hand_over(cx: &mut Ctx<'_>, call: MemoryCall) -> SysResult {

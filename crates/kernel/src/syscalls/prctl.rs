@@ -25,11 +25,8 @@ fn ptrace(cx: &mut Ctx<'_>, _request: u64, pid: i32, _address: u64, _data: u64) 
 
 fn personality(cx: &mut Ctx<'_>, persona: u32) -> SysResult {
     let place = &cx.task.process.personality;
-    let old = if persona == u32::MAX {
-        place.load(Ordering::Relaxed)
-    } else {
-        place.swap(persona, Ordering::Relaxed)
-    };
+    let old =
+        if persona == u32::MAX { place.load(Ordering::Relaxed) } else { place.swap(persona, Ordering::Relaxed) };
     Ok(u64::from(old))
 }
 
@@ -163,7 +160,13 @@ fn prctl(cx: &mut Ctx<'_>, option: i32, arg2: u64, arg3: u64, arg4: u64, arg5: u
             cx.mem().write(arg2, &1u32)?;
             Ok(0)
         }
-        code::SET_TSC => if arg2 == 1 { Ok(0) } else { Err(Errno::EINVAL) },
+        code::SET_TSC => {
+            if arg2 == 1 {
+                Ok(0)
+            } else {
+                Err(Errno::EINVAL)
+            }
+        }
         code::SET_TIMERSLACK => {
             const DEFAULT: u64 = 50_000;
             task.sched.lock().timer_slack = if arg2 == 0 { DEFAULT } else { arg2 };

@@ -261,7 +261,8 @@ impl Task {
         for directory in path.split(|byte| *byte == b':') {
             let full = if directory.is_empty() { name.clone() } else { [directory, b"/", &name].concat() };
             match exec::find(self, request(full)) {
-                Err(error) if matches!(error.errno, Errno::ENOENT | Errno::ENOTDIR) && !error.is_interpreter() => {}
+                Err(error) if matches!(error.errno, Errno::ENOENT | Errno::ENOTDIR) && !error.is_interpreter() => {
+                }
                 Err(error) if error.errno == Errno::EACCES => refused = Some(error),
                 other => return other,
             }

@@ -49,10 +49,10 @@ pub(super) fn close_files(task: &Arc<Task>, table: Arc<FdTable>) {
 pub(super) fn account_thread(task: &Task) {
     let control = task.control();
     let (user, system) = control.cpu_time();
-    task.world.stats.cpu_nanos.fetch_add(
-        u64::try_from((user + system).as_nanos()).unwrap_or(0),
-        Ordering::Relaxed,
-    );
+    task.world
+        .stats
+        .cpu_nanos
+        .fetch_add(u64::try_from((user + system).as_nanos()).unwrap_or(0), Ordering::Relaxed);
     usage::add_times(&mut task.process.dead_threads.lock(), user, system);
     let lanes = control.lanes();
     let mut sum = task.world.stats.lanes.lock();

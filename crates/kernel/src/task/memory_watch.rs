@@ -58,7 +58,8 @@ impl World {
             }
             let own = own_memory(&mm);
             total = total.saturating_add(own);
-            let badness = i128::from(own) + i128::from(process.oom_score_adj.load(Ordering::Relaxed)) * i128::from(limit / 1000);
+            let badness = i128::from(own)
+                + i128::from(process.oom_score_adj.load(Ordering::Relaxed)) * i128::from(limit / 1000);
             let badness = u64::try_from(badness).unwrap_or(0);
             if !process.exiting() && largest.as_ref().is_none_or(|(most, _)| badness > *most) {
                 largest = Some((badness, process));

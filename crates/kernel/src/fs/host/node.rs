@@ -178,6 +178,16 @@ impl Inode for HostNode {
         perm::generic(who.cred, mode, uid, gid, access)
     }
 
+    fn served(&self, access: Access) -> bool {
+        if !self.shared.world_readable_only {
+            return true;
+        }
+        // Execute permission of a file may change above; of a directory it is search permission.
+        let counted = if self.kind == S_IFDIR { Access::READ | Access::EXEC } else { Access::READ };
+        let everybody = |mode: u32| Access::from_bits_truncate(mode & 7).contains(access & counted);
+        self.access_info().is_ok_and(|(mode, ..)| everybody(mode))
+    }
+
     fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>> {
         if self.kind != S_IFDIR {
             return Err(Errno::ENOTDIR);

@@ -1,0 +1,161 @@
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+use crate::Errno;
+use crate::fs::host::{HostFs, View};
+use crate::fs::{NewNode, S_IFDIR, S_IFREG, SetAttr};
+use crate::mem::{SliceSource, VecSink};
+
+fn tree() -> (tempfile::TempDir, Arc<OverlayFs>) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path();
+    std::fs::create_dir(path.join("d")).unwrap();
+    std::fs::write(path.join("d/f"), b"lower").unwrap();
+    std::fs::write(path.join("a"), b"a").unwrap();
+    std::fs::hard_link(path.join("a"), path.join("b")).unwrap();
+    std::os::unix::fs::symlink("d/f", path.join("l")).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let lower = HostFs::open(path, &View::default()).unwrap();
+    let fs = OverlayFs::new(lower, Budget::new(u64::MAX)).unwrap();
+    (dir, fs)
+}
+
+fn new(mode: u32) -> NewNode<'static> {
+    NewNode { mode, uid: 0, gid: 0, rdev: 0, target: b"" }
+}
+
+fn listing(inode: &Arc<dyn Inode>) -> Vec<String> {
+    let mut names: Vec<String> =
+        inode.list().unwrap().iter().map(|l| String::from_utf8_lossy(&l.name).into_owned()).collect();
+    names.sort();
+    names
+}
+
+fn contents(inode: &Arc<dyn Inode>) -> Vec<u8> {
+    let node = inode.as_any().downcast_ref::<Node>().unwrap();
+    let upper = node.contents_up(u64::MAX).unwrap();
+    let mut sink = VecSink { bytes: Vec::new(), limit: 1 << 20 };
+    upper.data().unwrap().read(0, &mut sink).unwrap();
+    sink.bytes
+}
+
+fn write(inode: &Arc<dyn Inode>, bytes: &[u8]) {
+    let node = inode.as_any().downcast_ref::<Node>().unwrap();
+    let upper = node.contents_up(0).unwrap();
+    upper.data().unwrap().write(0, &mut SliceSource(bytes)).unwrap();
+}
+
+#[test]
+fn a_change_keeps_the_identity_and_leaves_the_lower_file() {
+    let (dir, fs) = tree();
+    let d = fs.root().lookup(b"d").unwrap();
+    let f = d.lookup(b"f").unwrap();
+    let before = f.stat().unwrap();
+    f.set_attr(&SetAttr { mode: Some(0o600), ..SetAttr::default() }).unwrap();
+    let after = f.stat().unwrap();
+    assert_eq!((before.st_dev, before.st_ino, before.st_size), (after.st_dev, after.st_ino, after.st_size));
+    assert_eq!(after.st_mode & 0o777, 0o600);
+    write(&f, b"upper!");
+    assert_eq!(std::fs::read(dir.path().join("d/f")).unwrap(), b"lower");
+    // Found anew, it is the changed node.
+    let again = fs.root().lookup(b"d").unwrap().lookup(b"f").unwrap();
+    assert_eq!(again.stat().unwrap().st_size, 6);
+    assert_eq!(contents(&again), b"upper!");
+    let changes = fs.changes(&[]).unwrap();
+    assert_eq!(changes, [Change { path: b"/d/f".to_vec(), kind: Kind::Modified, directory: false }]);
+}
+
+#[test]
+fn names_go_and_come_back_opaque() {
+    let (dir, fs) = tree();
+    let root = fs.root();
+    let d = root.lookup(b"d").unwrap();
+    assert_eq!(root.rmdir(b"d", &d), Err(Errno::ENOTEMPTY));
+    let f = d.lookup(b"f").unwrap();
+    d.unlink(b"f", &f).unwrap();
+    assert_eq!(f.stat().unwrap().st_nlink, 0);
+    assert_eq!(d.lookup(b"f").err(), Some(Errno::ENOENT));
+    root.rmdir(b"d", &d).unwrap();
+    assert_eq!(listing(&root), ["a", "b", "l"]);
+    assert_eq!(root.stat().unwrap().st_nlink, 2);
+    let d = root.make(b"d", &new(S_IFDIR | 0o755)).unwrap();
+    assert_eq!(listing(&d), Vec::<String>::new());
+    assert_eq!(listing(&root), ["a", "b", "d", "l"]);
+    assert!(dir.path().join("d/f").exists());
+}
+
+#[test]
+fn a_lower_directory_moves_with_its_contents() {
+    let (_dir, fs) = tree();
+    let root = fs.root();
+    let e = root.make(b"e", &new(S_IFDIR | 0o755)).unwrap();
+    root.rename(b"d", &e, b"moved", 0).unwrap();
+    assert_eq!(root.lookup(b"d").err(), Some(Errno::ENOENT));
+    let moved = e.lookup(b"moved").unwrap();
+    assert_eq!(listing(&moved), ["f"]);
+    let f = moved.lookup(b"f").unwrap();
+    write(&f, b"x");
+    assert_eq!(contents(&moved.lookup(b"f").unwrap()), b"x");
+    let changed: Vec<_> =
+        fs.changes(&[]).unwrap().into_iter().map(|c| (String::from_utf8(c.path).unwrap(), c.kind)).collect();
+    let expected =
+        [("/d", Kind::Deleted), ("/e", Kind::Added), ("/e/moved", Kind::Added), ("/e/moved/f", Kind::Added)];
+    assert_eq!(changed, expected.map(|(path, kind)| (path.to_string(), kind)));
+}
+
+#[test]
+fn lower_hard_links_stay_links() {
+    let (_dir, fs) = tree();
+    let root = fs.root();
+    let a = root.lookup(b"a").unwrap();
+    assert_eq!(a.stat().unwrap().st_nlink, 2);
+    write(&a, b"both");
+    assert_eq!(contents(&root.lookup(b"b").unwrap()), b"both");
+    root.unlink(b"a", &a).unwrap();
+    assert_eq!(root.lookup(b"b").unwrap().stat().unwrap().st_nlink, 1);
+}
+
+#[test]
+fn an_unlinked_file_that_is_changed_does_not_come_back() {
+    let (_dir, fs) = tree();
+    let root = fs.root();
+    let d = root.lookup(b"d").unwrap();
+    let f = d.lookup(b"f").unwrap();
+    d.unlink(b"f", &f).unwrap();
+    write(&f, b"ghost");
+    assert_eq!(d.lookup(b"f").err(), Some(Errno::ENOENT));
+    assert_eq!(contents(&f), b"ghost");
+}
+
+#[test]
+fn what_changed_can_be_taken_out() {
+    let (_dir, fs) = tree();
+    let out = tempfile::tempdir().unwrap();
+    let root = fs.root();
+    let d = root.lookup(b"d").unwrap();
+    let n = d.make(b"new", &new(S_IFREG | 0o640)).unwrap();
+    write(&n, b"fresh");
+    root.link(b"second", &n).unwrap();
+    root.make(b"ln", &NewNode { target: b"d/new", ..new(crate::fs::S_IFLNK | 0o777) }).unwrap();
+    let l = root.lookup(b"l").unwrap();
+    root.unlink(b"l", &l).unwrap();
+    let left = fs.save(out.path(), &[]).unwrap();
+    assert_eq!(left, [Change { path: b"/l".to_vec(), kind: Kind::Deleted, directory: false }]);
+    assert_eq!(std::fs::read(out.path().join("d/new")).unwrap(), b"fresh");
+    assert_eq!(std::fs::read(out.path().join("second")).unwrap(), b"fresh");
+    assert_eq!(std::fs::read_link(out.path().join("ln")).unwrap().to_str(), Some("d/new"));
+    let mode = std::fs::metadata(out.path().join("d/new")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o640);
+    assert!(!out.path().join("a").exists());
+}
+
+#[test]
+fn a_rename_moves_the_node_that_is_open() {
+    let (_dir, fs) = tree();
+    let root = fs.root();
+    let open = root.lookup(b"a").unwrap();
+    root.rename(b"a", &root, b"z", 0).unwrap();
+    write(&open, b"same");
+    assert!(Arc::ptr_eq(&open, &root.lookup(b"z").unwrap()));
+    assert_eq!(contents(&root.lookup(b"z").unwrap()), b"same");
+}
