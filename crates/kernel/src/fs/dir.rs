@@ -42,7 +42,7 @@ impl DirFile {
     }
 
     fn parent_ino(&self) -> u64 {
-        let parent = self.path.dentry.parent().or_else(|| Some(self.path.mount.place()?.dentry.parent()?));
+        let parent = self.path.dentry.parent().or_else(|| self.path.mount.place()?.dentry.parent());
         let inode = parent.as_ref().map_or(&self.inode, |parent| parent.inode());
         inode.id().map_or(1, |(_, ino)| ino)
     }

@@ -39,6 +39,9 @@ struct Found {
     node: Option<Arc<Node>>,
 }
 
+/// A name and what it leads to, if anything.
+type Name = (Box<[u8]>, Option<Arc<Node>>);
+
 impl OverlayFs {
     /// All changes, directories before their contents, sorted by path. `skip` names paths that are left out with
     /// all below them (the sandbox's own mount points).
@@ -50,7 +53,7 @@ impl OverlayFs {
         let mut found = Vec::new();
         let mut pending = vec![(Vec::new(), self.root.clone(), false)];
         while let Some((path, directory, added)) = pending.pop() {
-            let mut names: Vec<(Box<[u8]>, Option<Arc<Node>>)> = if added {
+            let mut names: Vec<Name> = if added {
                 // Made or moved here: everything in it is new at this place.
                 let mut all = Vec::new();
                 for listed in directory.list()? {
@@ -66,7 +69,7 @@ impl OverlayFs {
                 };
                 names.map.iter().map(|(name, entry)| (name.clone(), node(entry))).collect()
             };
-            names.sort();
+            names.sort_by(|a, b| a.0.cmp(&b.0));
             for (name, node) in names {
                 let path = [&path, b"/".as_slice(), &name].concat();
                 if skip.contains(&path.as_slice()) {
@@ -142,27 +145,6 @@ impl From<Found> for Change {
     fn from(found: Found) -> Change {
         let directory = found.node.as_ref().is_some_and(|node| node.is_dir());
         Change { path: found.path, kind: found.kind, directory }
-    }
-}
-
-impl PartialEq for Node {
-    fn eq(&self, other: &Node) -> bool {
-        std::ptr::eq(self, other)
-    }
-}
-
-impl Eq for Node {}
-
-impl PartialOrd for Node {
-    fn partial_cmp(&self, other: &Node) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Node {
-    /// By identity; names are unique in a directory, so this only completes the order of pairs.
-    fn cmp(&self, other: &Node) -> std::cmp::Ordering {
-        std::ptr::from_ref(self).cmp(&std::ptr::from_ref(other))
     }
 }
 

@@ -40,12 +40,15 @@ pub struct Node {
     /// Unchanged children that are in use, so that one name always leads to one node.
     seen: Mutex<HashMap<Box<[u8]>, Weak<Node>>>,
     /// Where it was found in the lower tree, until the directory there remembers it.
-    origin: Mutex<Option<(Arc<Node>, Box<[u8]>)>>,
+    origin: Mutex<Option<Place>>,
     /// Where it is in the lower tree, for listing changes.
     pub(super) home: Option<(Weak<Node>, Box<[u8]>)>,
     slot: Slot,
     this: Weak<Node>,
 }
+
+/// A name in a directory.
+type Place = (Arc<Node>, Box<[u8]>);
 
 #[derive(Default)]
 pub(super) struct Names {
@@ -87,7 +90,7 @@ impl Node {
         id: (u64, u64),
         kind: u32,
         upper: Option<Arc<MemInode>>,
-        origin: Option<(Arc<Node>, Box<[u8]>)>,
+        origin: Option<Place>,
         home: Option<(Weak<Node>, Box<[u8]>)>,
     ) -> Arc<Node> {
         Arc::new_cyclic(|this| Node {
