@@ -20,6 +20,9 @@ use super::thread::wake_word;
 /// Value of a port's state once its worker is dead. Only the kernel writes it.
 pub const DEAD: u32 = 3;
 
+/// End of what user space may map (`TASK_SIZE_MAX`).
+const USER_END: u64 = 0x7fff_ffff_f000;
+
 /// One worker.
 pub struct Worker {
     pub pid: i32,
@@ -118,7 +121,8 @@ impl Worker {
     }
 
     fn proc_text(&self, name: &str) -> String {
-        let mut text = String::new();
+        // Room for all but the longest of these files in one read.
+        let mut text = String::with_capacity(8 << 10);
         if let Some(mut file) = self.proc(name) {
             let _ = file.read_to_string(&mut text);
         }
@@ -173,6 +177,8 @@ impl Space for Worker {
         usage.major_faults = field(9);
         usage.user = Duration::from_millis(field(11) * 10);
         usage.system = Duration::from_millis(field(12) * 10);
+        // What is reserved from the shim on is no guest's.
+        usage.virtual_size = field(20).saturating_sub(USER_END - self.base);
         for line in self.proc_text("status").lines() {
             let Some((name, value)) = line.split_once(':') else { continue };
             let number: u64 = value.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(0);
@@ -186,7 +192,6 @@ impl Space for Worker {
                 _ => {}
             }
         }
-        usage.virtual_size = self.mappings().iter().map(|m| m.end - m.start).sum();
         usage
     }
 
