@@ -5,6 +5,7 @@ pub mod eventfd;
 pub mod glue;
 pub mod pipe;
 pub mod socket;
+pub mod sysv;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,6 +19,7 @@ pub struct Ipc {
     /// Guards the shape of nested epolls.
     pub epoll_nesting: Mutex<()>,
     pub unix: Arc<socket::unix::Space>,
+    pub sysv: sysv::Sysv,
 }
 
 impl Ipc {

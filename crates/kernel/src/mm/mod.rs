@@ -26,6 +26,8 @@ pub struct AddressSpace {
     watched: Mutex<HashSet<u64>>,
     /// Ranges that are ours, not the guest's: gaps that make places random. Start and end.
     hidden: Mutex<Vec<(u64, u64)>>,
+    /// System V segments that are attached.
+    pub shm: Mutex<Vec<crate::ipc::sysv::shm::Attachment>>,
 }
 
 /// How a mapped file shows in `/proc/PID/maps`.
@@ -72,6 +74,7 @@ impl AddressSpace {
             files: Mutex::default(),
             watched: Mutex::default(),
             hidden: Mutex::default(),
+            shm: Mutex::default(),
         })
     }
 
@@ -84,6 +87,7 @@ impl AddressSpace {
             files: Mutex::new(self.files.lock().clone()),
             watched: Mutex::default(),
             hidden: Mutex::new(self.hidden.lock().clone()),
+            shm: Mutex::new(self.shm.lock().clone()),
         })
     }
 

@@ -25,6 +25,7 @@ mod stat;
 pub mod system;
 mod time;
 mod timer;
+mod sysv;
 mod xattr;
 
 use crate::call::Call;
@@ -49,6 +50,7 @@ const AREAS: &[&[Call]] = &[
     rw::CALLS,
     sched::CALLS,
     socket::CALLS,
+    sysv::CALLS,
     splice::CALLS,
     stat::CALLS,
     system::CALLS,

@@ -107,9 +107,27 @@ fn read_with(cx: &mut Ctx<'_>, file: &Arc<OpenFile>, ranges: Ranges, at: At, rwf
             count
         }
         At::Position if rwf & RWF_NOWAIT != 0 => attempt(cx, 0)?,
-        At::Position => cx.retry(file, events, None, |cx| attempt(cx, 0))?,
+        At::Position => timed(cx, file, events, |cx| attempt(cx, 0))?,
     };
     Ok(count as u64)
+}
+
+/// A blocking operation, with an end if the file has one (`SO_RCVTIMEO`, `SO_SNDTIMEO`): then `EAGAIN`, and a
+/// signal is `EINTR` (sock_intr_errno()).
+fn timed<T>(
+    cx: &mut Ctx<'_>,
+    file: &OpenFile,
+    events: Events,
+    operation: impl FnMut(&mut Ctx<'_>) -> Result<T>,
+) -> Result<T> {
+    match file.file.io_timeout(events.contains(Events::OUT)) {
+        None => cx.retry(file, events, None, operation),
+        Some(timeout) => match cx.retry(file, events, crate::wait::deadline_after(timeout), operation) {
+            Err(Errno::ETIMEDOUT) => Err(Errno::EAGAIN),
+            Err(Errno::ERESTARTSYS) => Err(Errno::EINTR),
+            other => other,
+        },
+    }
 }
 
 /// A source cut short by `RLIMIT_FSIZE`.
@@ -202,7 +220,7 @@ fn write_with(cx: &mut Ctx<'_>, file: &Arc<OpenFile>, mut ranges: Ranges, at: At
             loop {
                 let step = match flags & O_NONBLOCK != 0 {
                     true => attempt(cx, &ranges, 0),
-                    false => cx.retry(file, Events::WRITE, None, |cx| attempt(cx, &ranges, 0)),
+                    false => timed(cx, file, Events::WRITE, |cx| attempt(cx, &ranges, 0)),
                 };
                 match step {
                     Ok((count, _)) => {

@@ -112,6 +112,7 @@ fn end_process(task: &Arc<Task>) {
     let world = &process.world;
     signal::process_exits(process);
     *process.last_words.lock() = Some((task.comm(), task.cred()));
+    world.ipc.sysv.process_exits(process);
     usage::settle(process);
     *process.mm.lock() = None;
     if let Some(vfork) = process.vfork.lock().take() {
