@@ -10,6 +10,8 @@ use crate::abi::types::Rusage;
 use crate::call::{Addr, After, Ctx, Fd};
 use crate::fd::FdEntry;
 use crate::fs::Resolve;
+use crate::signal::info::SI_TKILL;
+use crate::signal::{self, SigInfo, Signal};
 use crate::task::clone::{self, CloneArgs};
 use crate::task::exec::{self, Request, Strings, rlimit_stack};
 use crate::task::pidfd::PidFd;
@@ -40,6 +42,7 @@ crate::calls! {
     274 get_robust_list get_robust_list, 3 Full;
     308 setns setns, 2 Refused("no namespaces");
     322 execveat execveat, 5 Full;
+    424 pidfd_send_signal pidfd_send_signal, 4 Full;
     434 pidfd_open pidfd_open, 2 Full;
     435 clone3 clone3, 2 Partial("no set_tid, no cgroup, no namespaces");
     438 pidfd_getfd pidfd_getfd, 3 Full;
@@ -406,6 +409,36 @@ fn pidfd_open(cx: &mut Ctx<'_>, pid: i32, flags: u32) -> SysResult {
     let file = PidFd::open(&process, flags & O_NONBLOCK != 0);
     let fd = cx.task.files().install(FdEntry { file, close_on_exec: true }, 0, cx.task.nofile())?;
     Ok(fd as u64)
+}
+
+fn pidfd_send_signal(cx: &mut Ctx<'_>, pidfd: Fd, number: i32, info: Addr, flags: u32) -> SysResult {
+    if flags != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let file = cx.file(pidfd)?;
+    let pidfd = PidFd::of(&file)?;
+    let own = pidfd.process().is_ok_and(|process| std::sync::Arc::ptr_eq(&process, &cx.task.process));
+    let info = match info.non_null() {
+        None => None,
+        Some(info) => {
+            let info: SigInfo = cx.mem().read(info)?;
+            if info.signo != number {
+                return Err(Errno::EINVAL);
+            }
+            if !own && (info.code >= 0 || info.code == SI_TKILL) {
+                return Err(Errno::EPERM);
+            }
+            Some(info)
+        }
+    };
+    let process = pidfd.process()?;
+    let signal = Signal::or_probe(number)?;
+    signal::check_permission(&cx.task, &process, signal)?;
+    if let Some(signal) = signal {
+        let plain = SigInfo::user(signal, cx.task.pid(), cx.task.cred().uid);
+        signal::send_to_process(&process, signal, info.unwrap_or(plain))?;
+    }
+    Ok(0)
 }
 
 /// Duplicates a descriptor of another process, as who may trace it may (`PTRACE_MODE_ATTACH_REALCREDS`).

@@ -184,14 +184,16 @@ fn sysinfo(cx: &mut Ctx<'_>, to: u64) -> SysResult {
 
 /// An empty log, to be read by whoever may (`dmesg_restrict` is on).
 fn syslog(cx: &mut Ctx<'_>, kind: i32, to: Addr, len: i32) -> SysResult {
-    const READ_ALL: i32 = 3;
     const SIZE_BUFFER: i32 = 10;
     if !cx.task.cred().capable(Caps::SYS_ADMIN) {
         return Err(Errno::EPERM);
     }
+    let reads = (2..=4).contains(&kind);
+    if reads && (to.non_null().is_none() || len < 0) {
+        return Err(Errno::EINVAL);
+    }
     match kind {
-        2..=4 if to.non_null().is_none() || len < 0 => Err(Errno::EINVAL),
-        0 | 1 | 2 | READ_ALL | 4..=9 => Ok(0),
+        0..=9 => Ok(0),
         SIZE_BUFFER => Ok(1 << 18),
         _ => Err(Errno::EINVAL),
     }
