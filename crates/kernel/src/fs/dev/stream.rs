@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use coracle_platform::MapSource;
+use parking_lot::Mutex;
 use rustix::fs::{FileType, OFlags, SeekFrom};
 use rustix::termios;
 
@@ -59,6 +60,9 @@ pub struct HostStream {
     fd: Arc<OwnedFd>,
     kind: FileType,
     limit: Option<Arc<OutputLimit>>,
+    /// Where the guest's open file believes to be. The host's position, which others share and move (standard
+    /// output and error often are one file), counts for sequential reads and writes.
+    believed: Mutex<u64>,
 }
 
 /// `struct winsize` and `struct termios` of the kernel (asm-generic/termbits.h).
@@ -71,7 +75,11 @@ impl HostStream {
         let stat = rustix::fs::fstat(&fd).map_err(errno)?;
         let flags = rustix::fs::fcntl_getfl(&fd).map_err(errno)?;
         let mode = (flags & (OFlags::RWMODE | OFlags::APPEND)).bits();
-        Ok((HostStream { fd: Arc::new(fd), kind: FileType::from_raw_mode(stat.st_mode), limit }, mode))
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        let stream = HostStream { fd: Arc::new(fd), kind, limit, believed: Mutex::new(0) };
+        let position = stream.position();
+        *stream.believed.lock() = position;
+        Ok((stream, mode))
     }
 
     /// The position that a new open file starts with: the host's own.
@@ -83,9 +91,16 @@ impl HostStream {
         self.kind == FileType::RegularFile
     }
 
-    /// Others on the host go on where the guest stopped.
-    fn moved(&self, to: u64) {
-        let _ = rustix::fs::seek(&self.fd, SeekFrom::Start(to));
+    /// Runs `step` at the host's position if `offset` is where the guest's open file stands, else at `offset`.
+    fn at(&self, offset: u64, step: impl FnOnce(Option<u64>) -> Result<usize>) -> Result<usize> {
+        let mut believed = self.believed.lock();
+        if *believed != offset {
+            drop(believed);
+            return step(Some(offset));
+        }
+        let count = step(None)?;
+        *believed = offset.saturating_add(count as u64);
+        Ok(count)
     }
 
     fn ready(&self, interest: Events) -> bool {
@@ -100,9 +115,14 @@ impl HostStream {
 impl File for HostStream {
     fn read(&self, _io: &Io<'_>, offset: u64, into: &mut dyn Sink) -> Result<usize> {
         if self.regular() {
-            let count = crate::fs::host::read_at(&self.fd, offset, into)?;
-            self.moved(offset.saturating_add(count as u64));
-            return Ok(count);
+            return self.at(offset, |at| {
+                let from = at.unwrap_or_else(|| self.position());
+                let count = crate::fs::host::read_at(&self.fd, from, into)?;
+                if at.is_none() {
+                    rustix::fs::seek(&self.fd, SeekFrom::Start(from.saturating_add(count as u64))).map_err(errno)?;
+                }
+                Ok(count)
+            });
         }
         if into.remaining() == 0 {
             return Ok(0);
@@ -130,10 +150,13 @@ impl File for HostStream {
             let mut bytes = buffer.get(..count).unwrap_or_default();
             while !bytes.is_empty() {
                 let written = if self.regular() {
-                    let at = offset.saturating_add(done as u64);
-                    let written = rustix::io::pwrite(&self.fd, bytes, at).map_err(errno)?;
-                    self.moved(at.saturating_add(written as u64));
-                    written
+                    self.at(offset.saturating_add(done as u64), |at| {
+                        match at {
+                            Some(at) => rustix::io::pwrite(&self.fd, bytes, at),
+                            None => rustix::io::write(&self.fd, bytes),
+                        }
+                        .map_err(errno)
+                    })?
                 } else {
                     match rustix::io::write(&self.fd, bytes) {
                         Err(rustix::io::Errno::AGAIN) => {
@@ -153,11 +176,10 @@ impl File for HostStream {
     }
 
     fn append(&self, io: &Io<'_>, from: &mut dyn Source) -> Result<(usize, u64)> {
-        let count = self.write(io, 0, from)?;
-        let end = rustix::fs::fstat(&self.fd).map_err(errno)?.st_size as u64;
-        if self.regular() {
-            self.moved(end);
-        }
+        let offset = *self.believed.lock();
+        let count = self.write(io, offset, from)?;
+        let end = self.position();
+        *self.believed.lock() = end;
         Ok((count, end))
     }
 
@@ -174,8 +196,10 @@ impl File for HostStream {
             return Err(Errno::ESPIPE);
         }
         let size = rustix::fs::fstat(&self.fd).map_err(errno)?.st_size as u64;
+        let current = if *self.believed.lock() == current { self.position() } else { current };
         let to = seek_regular(current, offset, whence, size, |at, hole| Ok(if hole { size } else { at }))?;
-        self.moved(to);
+        rustix::fs::seek(&self.fd, SeekFrom::Start(to)).map_err(errno)?;
+        *self.believed.lock() = to;
         Ok(to)
     }
 
