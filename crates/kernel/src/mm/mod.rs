@@ -6,7 +6,7 @@ mod maps;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
 
-use coracle_platform::{MapSource, Space};
+use coracle_platform::{MapSource, Space, Usage};
 use parking_lot::Mutex;
 
 use crate::fd::OpenFile;
@@ -116,6 +116,12 @@ impl AddressSpace {
                 }
             });
         }
+    }
+
+    /// Bytes of address space that are the guest's.
+    pub fn virtual_size(&self, used: &Usage) -> u64 {
+        let hidden: u64 = self.hidden.lock().iter().map(|(start, end)| end - start).sum();
+        used.virtual_size.saturating_sub(hidden)
     }
 
     /// The range is not the guest's and does not show.

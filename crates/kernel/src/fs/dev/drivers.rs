@@ -60,7 +60,7 @@ pub fn open(inode: Arc<dyn Inode>, how: &Opening<'_>) -> Result<Arc<dyn File>> {
         RANDOM | URANDOM => Char::Random,
         _ => return open_registered(rdev, inode, how),
     };
-    Ok(CharFile::new(which, inode))
+    Ok(Arc::new(CharFile::new(which, inode)))
 }
 
 /// `/dev/tty` is the terminal of the caller's session (`tty_open_current_tty()`): `ENXIO` without one.

@@ -289,9 +289,9 @@ impl File for HostStream {
         match self.kind {
             FileType::CharacterDevice if self.is_terminal() => String::from("/dev/tty"),
             FileType::CharacterDevice => String::from("/dev/null"),
-            FileType::Socket => String::from("socket:[0]"),
+            FileType::Socket => format!("socket:[{}]", self.stat().map_or(0, |stat| stat.st_ino)),
             FileType::RegularFile => String::from("/dev/stdin"),
-            _ => String::from("pipe:[0]"),
+            _ => format!("pipe:[{}]", self.stat().map_or(0, |stat| stat.st_ino)),
         }
     }
 

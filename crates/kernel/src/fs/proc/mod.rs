@@ -14,10 +14,12 @@ mod memory;
 mod net;
 mod pid;
 mod shared;
+mod sockets;
 mod stat;
 mod status;
 mod sysctl;
 mod system;
+mod sysvipc;
 #[cfg(test)]
 mod tests;
 
@@ -45,7 +47,7 @@ static RULES: Rules = Rules {
     dev: make_dev(0, 64),
     volatile: true,
     owner: access::owner,
-    permission: permission,
+    permission,
     block_size: 4096,
 };
 

@@ -1,9 +1,9 @@
-//! `/proc/PID/net` and `/proc/sysvipc`: the tables of the socket layer and of System V IPC.
+//! `/proc/PID/net`: the tables of the socket layer.
 
-use super::{Entry, line};
+use super::{About, Entry, line, sockets};
 use crate::Result;
 use crate::fs::Who;
-use crate::fs::synth::About;
+use crate::ipc::socket::Kind;
 
 pub const ENTRIES: &[Entry] = &[
     Entry::text("arp", 0o444, |_, _| {
@@ -22,21 +22,21 @@ pub const ENTRIES: &[Entry] = &[
     Entry::text("netstat", 0o444, |_, _| Ok(Vec::new())),
     Entry::text("packet", 0o444, |_, _| line("sk               RefCnt Type Proto  Iface R Rmem   User   Inode")),
     Entry::text("protocols", 0o444, show_protocols),
-    Entry::text("raw", 0o444, |_, _| Ok(ip_head(IP_DATAGRAM))),
-    Entry::text("raw6", 0o444, |_, _| Ok(ip_head(IP6_DATAGRAM))),
+    Entry::text("raw", 0o444, |about, _| table(about, IP_DATAGRAM, false, Kind::Raw)),
+    Entry::text("raw6", 0o444, |about, _| table(about, IP6_DATAGRAM, true, Kind::Raw)),
     Entry::text("route", 0o444, show_route),
     Entry::text("rt_cache", 0o444, |_, _| Ok(Vec::new())),
     Entry::text("snmp", 0o444, |_, _| Ok(Vec::new())),
     Entry::text("sockstat", 0o444, show_sockstat),
     Entry::text("sockstat6", 0o444, |_, _| Ok(b"TCP6: inuse 0\nUDP6: inuse 0\nRAW6: inuse 0\n".to_vec())),
     Entry::text("softnet_stat", 0o444, |_, _| Ok(Vec::new())),
-    Entry::text("tcp", 0o444, |_, _| Ok(ip_head(TCP))),
-    Entry::text("tcp6", 0o444, |_, _| Ok(ip_head(TCP6))),
-    Entry::text("udp", 0o444, |_, _| Ok(ip_head(IP_DATAGRAM))),
-    Entry::text("udp6", 0o444, |_, _| Ok(ip_head(IP6_DATAGRAM))),
+    Entry::text("tcp", 0o444, |about, _| table(about, TCP, false, Kind::Stream)),
+    Entry::text("tcp6", 0o444, |about, _| table(about, TCP6, true, Kind::Stream)),
+    Entry::text("udp", 0o444, |about, _| table(about, IP_DATAGRAM, false, Kind::Datagram)),
+    Entry::text("udp6", 0o444, |about, _| table(about, IP6_DATAGRAM, true, Kind::Datagram)),
     Entry::text("udplite", 0o444, |_, _| Ok(ip_head(IP_DATAGRAM))),
     Entry::text("udplite6", 0o444, |_, _| Ok(ip_head(IP6_DATAGRAM))),
-    Entry::text("unix", 0o444, show_unix),
+    Entry::text("unix", 0o444, sockets::show_unix),
     Entry::text("wireless", 0o444, |_, _| Ok(Vec::new())),
 ];
 
@@ -84,38 +84,20 @@ fn show_protocols(_about: &About, _who: Who<'_>) -> Result<Vec<u8>> {
 }
 
 fn show_sockstat(about: &About, _who: Who<'_>) -> Result<Vec<u8>> {
-    let tasks = about.world.processes().into_iter().filter_map(|process| process.any_task());
-    let files = tasks.flat_map(|task| task.files().list());
-    let mut keys: Vec<u64> = files
-        .filter(|(_, entry)| entry.file.path.is_none() && entry.file.file.description().starts_with("socket:"))
-        .map(|(_, entry)| entry.file.key)
-        .collect();
-    keys.sort_unstable();
-    keys.dedup();
+    let lines = |v6, kind| sockets::inet(about, v6, kind).lines().count();
+    let (tcp, udp) = (lines(false, Kind::Stream), lines(false, Kind::Datagram));
     let text = format!(
-        "sockets: used {}\nTCP: inuse 0 orphan 0 tw 0 alloc 0 mem 0\nUDP: inuse 0 mem 0\nUDPLITE: inuse 0\n\
-         RAW: inuse 0\nFRAG: inuse 0 memory 0\n",
-        keys.len()
+        "sockets: used {}\nTCP: inuse {tcp} orphan 0 tw 0 alloc {tcp} mem 0\nUDP: inuse {udp} mem 0\n\
+         UDPLITE: inuse 0\nRAW: inuse {}\nFRAG: inuse 0 memory 0\n",
+        sockets::count(about),
+        lines(false, Kind::Raw)
     );
     Ok(text.into_bytes())
 }
 
-fn show_unix(_about: &About, _who: Who<'_>) -> Result<Vec<u8>> {
-    line("Num       RefCount Protocol Flags    Type St Inode Path")
+/// Head and lines of a table of internet sockets.
+fn table(about: &About, head: &str, v6: bool, kind: Kind) -> Result<Vec<u8>> {
+    let mut text = ip_head(head);
+    text.extend_from_slice(sockets::inet(about, v6, kind).as_bytes());
+    Ok(text)
 }
-
-pub const SYSVIPC: &[Entry] = &[
-    Entry::text("msg", 0o444, |_, _| {
-        line(
-            "       key      msqid perms      cbytes       qnum lspid lrpid   uid   gid  cuid  cgid      stime      rtime      ctime",
-        )
-    }),
-    Entry::text("sem", 0o444, |_, _| {
-        line("       key      semid perms      nsems   uid   gid  cuid  cgid      otime      ctime")
-    }),
-    Entry::text("shm", 0o444, |_, _| {
-        line(
-            "       key      shmid perms                  size  cpid  lpid nattch   uid   gid  cuid  cgid      atime      dtime      ctime                   rss                  swap",
-        )
-    }),
-];

@@ -130,7 +130,7 @@ fn show_comm(about: &About, _who: Who<'_>) -> Result<Vec<u8>> {
 /// Only threads of the same process may (`comm_write()`): `EINVAL`.
 fn store_comm(about: &About, who: Who<'_>, text: &[u8]) -> Result<()> {
     let task = about.thread()?;
-    if !who.task.is_some_and(|writer| writer.pid() == task.pid()) {
+    if who.task.is_none_or(|writer| writer.pid() != task.pid()) {
         return Err(Errno::EINVAL);
     }
     task.set_comm(text);
@@ -340,11 +340,22 @@ fn place(about: &About, who: Who<'_>, pick: Pick) -> Result<PathRef> {
     pick(about)
 }
 
+/// Pid 1 is at the top of the tree.
+fn init_place(about: &About) -> Option<PathRef> {
+    about.process.as_ref().filter(|process| process.is_init()).map(|_| about.world.vfs.mounts.root())
+}
+
 fn cwd(about: &About) -> Result<PathRef> {
+    if let Some(place) = init_place(about) {
+        return Ok(place);
+    }
     Ok(about.thread().map_err(|_| Errno::ENOENT)?.fs().cwd())
 }
 
 fn root(about: &About) -> Result<PathRef> {
+    if let Some(place) = init_place(about) {
+        return Ok(place);
+    }
     Ok(about.thread().map_err(|_| Errno::ENOENT)?.fs().root())
 }
 

@@ -100,7 +100,8 @@ pub fn show(about: &About, who: Who<'_>) -> Result<Vec<u8>> {
     let sched = task.as_ref().map_or_else(Sched::default, |task| task.sched.lock().clone());
     let signals = super::status::Signals::of(&process, task.as_ref());
     let mm = process.mm();
-    let space = mm.as_ref().map(|mm| mm.space.usage()).unwrap_or_default();
+    let mut space = mm.as_ref().map(|mm| mm.space.usage()).unwrap_or_default();
+    space.virtual_size = mm.as_ref().map_or(0, |mm| mm.virtual_size(&space));
     let image = mm.as_ref().map(|mm| mm.image.lock().clone()).filter(|_| permitted).unwrap_or_default();
     let flags = PF_RANDOMIZE | if process.did_exec.load(Ordering::Relaxed) { 0 } else { PF_FORKNOEXEC };
     let (code, stack) = match (&mm, permitted) {
@@ -170,7 +171,7 @@ pub fn show_statm(about: &About, _who: Who<'_>) -> Result<Vec<u8>> {
     let pages = |bytes: u64| bytes / PAGE_SIZE;
     super::line(format_args!(
         "{} {} {} {} 0 {} 0",
-        pages(used.virtual_size),
+        pages(mm.virtual_size(&used)),
         pages(used.resident),
         pages(file_backed),
         pages(code_size(&image)),

@@ -124,14 +124,15 @@ fn memory(text: &mut String, process: &Arc<Process>) {
     let used = mm.space.usage();
     let image = mm.image.lock().clone();
     let files = used.resident.saturating_sub(used.resident_anonymous).saturating_sub(used.resident_shared);
+    let size = mm.virtual_size(&used);
     let code = stat::code_size(&image);
     let stack = stat::stack_size(&image);
     let data = used.resident_anonymous.saturating_sub(stack.min(used.resident_anonymous));
     // Page tables: 8 bytes a resident page, in pages, and the three levels above.
     let tables = (used.resident / 512).next_multiple_of(4096).saturating_add(4 * 4096);
     for (name, bytes) in [
-        ("VmPeak", used.virtual_size),
-        ("VmSize", used.virtual_size),
+        ("VmPeak", size),
+        ("VmSize", size),
         ("VmLck", 0),
         ("VmPin", 0),
         ("VmHWM", used.resident_peak.max(used.resident)),

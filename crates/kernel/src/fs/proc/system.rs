@@ -32,7 +32,7 @@ pub const ENTRIES: &[Entry] = &[
     Entry::text("version", 0o444, show_version),
     Entry::text("vmstat", 0o444, show_vmstat),
     Entry::text("zoneinfo", 0o444, |_, _| Ok(Vec::new())),
-    Entry::dir("sysvipc", &[super::net::SYSVIPC]),
+    Entry::dir("sysvipc", &[super::sysvipc::ENTRIES]),
     Entry::dir("tty", &[&[Entry::text("drivers", 0o444, show_tty_drivers)]]),
     Entry::dir("fs", &[]),
     Entry::dir("bus", &[]),

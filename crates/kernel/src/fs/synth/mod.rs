@@ -82,6 +82,9 @@ pub type Show = fn(&About, Who<'_>) -> Result<Vec<u8>>;
 /// Takes what is written to a file by one call. `Who` is the writer.
 pub type Store = fn(&About, Who<'_>, &[u8]) -> Result<()>;
 
+/// Where a link leads.
+pub type Follow = fn(&About, Who<'_>) -> Result<Target>;
+
 /// One name in a directory.
 pub struct Entry {
     pub name: &'static str,
@@ -103,9 +106,9 @@ pub enum What {
     /// As `Dir`, and names that come and go.
     Varying(&'static [&'static [Entry]], Names),
     /// A symbolic link: its text, and where it leads.
-    Link(fn(&About, Who<'_>) -> Result<Target>),
+    Link(Follow),
     /// A symbolic link to a place: what `readlink` shows and where it leads.
-    Magic(fn(&About, Who<'_>) -> Result<Vec<u8>>, fn(&About, Who<'_>) -> Result<Target>),
+    Magic(Show, Follow),
 }
 
 /// Names that come and go.
@@ -166,14 +169,13 @@ pub struct Rules {
 pub struct SynthFs {
     world: Weak<World>,
     rules: &'static Rules,
-    top: &'static Entry,
     stamp: Timespec,
 }
 
 impl SynthFs {
     /// Tells of `world`.
-    pub fn new(world: &Arc<World>, rules: &'static Rules, top: &'static Entry) -> Arc<SynthFs> {
-        Arc::new(SynthFs { world: Arc::downgrade(world), rules, top, stamp: super::now() })
+    fn new(world: &Arc<World>, rules: &'static Rules) -> Arc<SynthFs> {
+        Arc::new(SynthFs { world: Arc::downgrade(world), rules, stamp: super::now() })
     }
 }
 
@@ -186,7 +188,7 @@ pub struct Mounted {
 impl Mounted {
     /// Ready to be mounted.
     pub fn new(world: &Arc<World>, rules: &'static Rules, top: &'static Entry) -> Arc<Mounted> {
-        let fs = SynthFs::new(world, rules, top);
+        let fs = SynthFs::new(world, rules);
         let seed = About::world(world.clone()).into();
         let root = Arc::new(Node { fs: fs.clone(), seed, entry: top, ino: 1 });
         Arc::new(Mounted { fs, root })

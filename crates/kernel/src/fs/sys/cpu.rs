@@ -182,7 +182,7 @@ fn show_node_memory(about: &About, _who: Who<'_>) -> Result<Vec<u8>> {
         ("Mapped", memory.mapped),
         ("Shmem", memory.shared),
     ] {
-        _ = writeln!(text, "Node 0 {:<15} {:>7} kB", format!("{name}:"), bytes / 1024);
+        _ = writeln!(text, "Node 0 {:<16}{:>8} kB", format!("{name}:"), bytes / 1024);
     }
     Ok(text.into_bytes())
 }
