@@ -28,6 +28,9 @@ pub enum Error {
     /// A part of the guest's file tree cannot be shown.
     #[error("cannot show {} inside: {source}", .path.display())]
     View { path: std::path::PathBuf, source: std::io::Error },
+    /// What the run wrote cannot be taken out.
+    #[error("--save {}: {source}", .path.display())]
+    Save { path: std::path::PathBuf, source: std::io::Error },
     /// `--user` names nobody.
     #[error("no user {name:?} in the sandbox's /etc/passwd; give numbers, as in --user 1000:1000")]
     User { name: String },

@@ -3,6 +3,7 @@
 //! `view` builds what the guest sees as files, `streams` takes over standard input and output, `relay` passes
 //! terminal signals on.
 
+mod archive;
 mod relay;
 mod streams;
 mod trace;
@@ -40,10 +41,11 @@ pub fn run(config: &Config) -> Result<Outcome, Error> {
     };
     startup::step("zygote started");
     let cred = credentials(config)?;
-    let view = view::build(config, &cred)?;
+    let mut view = view::build(config)?;
     startup::step("view of files built");
     let world = World::new(platform, world_config(config), view.vfs);
-    view::mount_kernel_trees(&world, &view.budget)?;
+    let mut parts = view::BuiltParts { upper: &mut view.upper, budget: &view.budget };
+    view::mount_all(&world, config, &cred, &mut parts)?;
     startup::step("kernel's own file systems mounted");
     if let Some(filter) = &config.trace.syscalls {
         world.set_tracer(Arc::new(trace::Strace::new(filter.clone())));

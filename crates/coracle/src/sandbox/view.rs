@@ -1,4 +1,5 @@
-//! What the guest sees as files: the root, the binds, private places for temporary files.
+//! What the guest sees as files: the root under an overlay in memory, binds, the current directory, private places
+//! for temporary files.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -6,16 +7,23 @@ use std::sync::Arc;
 use coracle_kernel::Errno;
 use coracle_kernel::fs::host::{HostFs, View};
 use coracle_kernel::fs::mem::{Budget, MemFs};
-use coracle_kernel::fs::{self, FileSystem, MountFlags, PathRef, Resolve, Vfs, Walk, Who};
+use coracle_kernel::fs::overlay::{Kind, OverlayFs};
+use coracle_kernel::fs::{
+    self, FileSystem, MountFlags, NewNode, PathRef, Resolve, S_IFREG, Vfs, Walk, Who, make_dev, standard,
+};
 use coracle_kernel::task::Cred;
 use coracle_kernel::world::World;
 
-use super::bytes;
+use super::{archive, bytes};
 use crate::Error;
 use crate::config::{Config, Rootfs};
 
 /// Directories of the host that look empty: homes and what daemons leave for each other.
 const HIDDEN: [&str; 3] = ["/root", "/home", "/run"];
+/// Places that are the sandbox's own.
+const PRIVATE: [&str; 2] = ["/tmp", "/var/tmp"];
+/// Mount points, where what was made belongs to the sandbox and not to the run.
+const SKIPPED: [&[u8]; 5] = [b"/dev", b"/proc", b"/sys", b"/tmp", b"/var/tmp"];
 
 /// The tree of files, and what collects writes to it.
 pub struct Built {
@@ -25,12 +33,38 @@ pub struct Built {
     pub budget: Arc<Budget>,
 }
 
-/// Where writes go.
-pub struct Upper {}
+/// Where writes go: overlays and the places they are mounted at.
+pub struct Upper(Vec<(PathBuf, Arc<OverlayFs>)>);
 
 impl Upper {
-    /// `--diff` and `--save`.
-    pub fn report(&self, _config: &Config) -> Result<(), Error> {
+    /// `--diff` and `--save`: what the run wrote, listed on stderr and taken out.
+    pub fn report(&self, config: &Config) -> Result<(), Error> {
+        for (place, overlay) in &self.0 {
+            let inner: Vec<&[u8]> = self.0.iter().filter_map(|(other, _)| {
+                (other != place && other.starts_with(place)).then(|| bytes(other.as_os_str()))
+            }).collect();
+            let skip = [&SKIPPED[..], &inner].concat();
+            if config.diff {
+                for change in overlay.changes(&skip).map_err(failed(place))? {
+                    let letter = match change.kind {
+                        Kind::Added => 'A',
+                        Kind::Modified => 'M',
+                        Kind::Deleted => 'D',
+                    };
+                    let path = String::from_utf8_lossy(&change.path).into_owned();
+                    let end = if change.directory { "/" } else { "" };
+                    eprintln!("{letter} {}{path}{end}", place.to_string_lossy().trim_end_matches('/'));
+                }
+            }
+            if let Some(into) = &config.save {
+                let into = into.join(place.strip_prefix("/").unwrap_or(place));
+                let saved = std::fs::create_dir_all(&into).and_then(|()| overlay.save(&into, &skip));
+                let left = saved.map_err(|source| Error::Save { path: into, source })?;
+                for change in left.iter().filter(|change| change.kind != Kind::Deleted) {
+                    log::warn!("not saved: {}", String::from_utf8_lossy(&change.path));
+                }
+            }
+        }
         Ok(())
     }
 }
@@ -39,45 +73,94 @@ fn failed(path: &Path) -> impl Fn(Errno) -> Error + '_ {
     move |errno| Error::View { path: path.to_owned(), source: std::io::Error::from_raw_os_error(errno.raw()) }
 }
 
-/// Builds the tree, without `/proc`, `/dev` and `/sys`.
-pub fn build(config: &Config, cred: &Cred) -> Result<Built, Error> {
-    let (path, view) = match &config.rootfs {
-        Rootfs::Host => {
-            (PathBuf::from("/"), View { shared: true, hidden: HIDDEN.iter().map(PathBuf::from).collect() })
-        }
-        Rootfs::Dir(path) | Rootfs::Tar(path) => (path.clone(), View::default()),
-    };
-    let root = HostFs::open(&path, &view).map_err(failed(&path))?;
-    let vfs = Vfs::new(root, MountFlags::empty());
+/// The root with an overlay over it.
+pub fn build(config: &Config) -> Result<Built, Error> {
     let budget = Budget::new(config.limits.disk.unwrap_or(u64::MAX));
-    for place in ["/tmp", "/var/tmp"] {
-        let tmp = MemFs::new("tmpfs", 0x20, 0o1777, budget.clone());
-        mount(&vfs, cred, tmp, Path::new(place), MountFlags::empty())?;
+    let lower: Arc<dyn FileSystem> = match &config.rootfs {
+        Rootfs::Host => {
+            let view = View { shared: true, hidden: HIDDEN.iter().map(PathBuf::from).collect() };
+            HostFs::open(Path::new("/"), &view).map_err(failed(Path::new("/")))?
+        }
+        Rootfs::Dir(path) => HostFs::open(path, &View::default()).map_err(failed(path))?,
+        Rootfs::Tar(path) => {
+            archive::unpack(path).map_err(|source| Error::View { path: path.clone(), source })?
+        }
+    };
+    let root = OverlayFs::new(lower, budget.clone()).map_err(failed(Path::new("/")))?;
+    let vfs = Vfs::new(root.clone(), MountFlags::empty());
+    Ok(Built { vfs, upper: Upper(vec![(PathBuf::from("/"), root)]), budget })
+}
+
+/// Mounts everything else, outer places first.
+pub fn mount_all(world: &Arc<World>, config: &Config, cred: &Cred, built: &mut BuiltParts<'_>) -> Result<(), Error> {
+    fs::mount_standard(world, built.budget).map_err(failed(Path::new("/proc, /dev and /sys")))?;
+    for (minor, place) in (70..).zip(PRIVATE) {
+        let tmp = MemFs::new("tmpfs", make_dev(0, minor), 0o1777, built.budget.clone());
+        standard::mount(world, place, tmp, MountFlags::NOSUID | MountFlags::NODEV).map_err(failed(Path::new(place)))?;
+    }
+    if let Some(here) = current_directory(config) {
+        // The current directory is shown even where its surroundings are hidden; writes stay in memory.
+        let view = View { shared: true, hidden: HIDDEN.iter().map(PathBuf::from).collect() };
+        let shown = HostFs::open(&here, &view).and_then(|host| OverlayFs::new(host, built.budget.clone()));
+        let overlay = shown.map_err(failed(&here))?;
+        mount(world, cred, overlay.clone(), &here, MountFlags::empty())?;
+        built.upper.0.push((here, overlay));
     }
     for bind in config.mounts() {
         let host = HostFs::open(&bind.src, &View::default()).map_err(failed(&bind.src))?;
         let flags = if bind.read_only { MountFlags::RDONLY } else { MountFlags::empty() };
-        mount(&vfs, cred, host, &bind.dst, flags)?;
+        mount(world, cred, host, &bind.dst, flags)?;
     }
-    Ok(Built { vfs, upper: Upper {}, budget })
+    Ok(())
 }
 
-/// Mounts at a path, making its directories where they are missing.
-fn mount(vfs: &Vfs, cred: &Cred, what: Arc<dyn FileSystem>, at: &Path, flags: MountFlags) -> Result<(), Error> {
-    let place = find(vfs, cred, at).map_err(failed(at))?;
-    vfs.mounts.mount(what, &place, flags).map_err(failed(at))?;
+/// What `mount_all` needs of [`Built`] once the world has taken the tree.
+pub struct BuiltParts<'a> {
+    pub upper: &'a mut Upper,
+    pub budget: &'a Arc<Budget>,
+}
+
+/// The caller's directory, if the host's tree is shown and would hide it: not a home itself, not `/`.
+fn current_directory(config: &Config) -> Option<PathBuf> {
+    let here = std::env::current_dir().ok()?;
+    let hidden = HIDDEN.iter().chain(&PRIVATE).any(|place| here.starts_with(place) && here != Path::new(place));
+    let home = std::env::var_os("HOME").is_some_and(|home| here == Path::new(&home));
+    let bound = config.mounts().any(|bind| here.starts_with(&bind.dst));
+    (matches!(config.rootfs, Rootfs::Host) && hidden && !home && !bound).then_some(here)
+}
+
+/// Mounts at a path, making what is missing of it.
+fn mount(
+    world: &Arc<World>,
+    cred: &Cred,
+    what: Arc<dyn FileSystem>,
+    at: &Path,
+    flags: MountFlags,
+) -> Result<(), Error> {
+    let place = match find(&world.vfs, cred, at) {
+        Ok(place) => place,
+        Err(_) => make(world, at, what.root().is_dir()).map_err(failed(at))?,
+    };
+    world.vfs.mounts.mount(what, &place, flags).map_err(failed(at))?;
     Ok(())
+}
+
+fn make(world: &World, at: &Path, directory: bool) -> Result<PathRef, Errno> {
+    let text = |path: &Path| path.to_str().map(str::to_owned).ok_or(Errno::EINVAL);
+    if directory {
+        return standard::directory(world, &text(at)?);
+    }
+    let parent = standard::directory(world, &text(at.parent().ok_or(Errno::EINVAL)?)?)?;
+    let name = bytes(at.file_name().ok_or(Errno::EINVAL)?);
+    let new = NewNode { mode: S_IFREG | 0o644, uid: 0, gid: 0, rdev: 0, target: b"" };
+    let inode = parent.inode().make(name, &new)?;
+    Ok(PathRef { dentry: parent.dentry.made(name, inode), mount: parent.mount })
 }
 
 fn find(vfs: &Vfs, cred: &Cred, at: &Path) -> Result<PathRef, Errno> {
     let root = vfs.mounts.root();
     let who = Who { cred, task: None };
     Walk { vfs, who, root: &root, base: &root }.find(bytes(at.as_os_str()), Resolve::FOLLOW)
-}
-
-/// `/proc`, `/dev`, `/sys`.
-pub fn mount_kernel_trees(world: &Arc<World>, budget: &Arc<Budget>) -> Result<(), Error> {
-    fs::mount_standard(world, budget).map_err(failed(Path::new("/proc, /dev and /sys")))
 }
 
 /// Where the program starts.

@@ -155,7 +155,11 @@ fn mode(bits: u32) -> Mode {
 impl Inode for HostNode {
     fn stat(&self) -> Result<Stat> {
         let (parent, name) = self.at()?;
-        let stat = statx(&parent, &name)?;
+        let mut stat = statx(&parent, &name)?;
+        if self.hidden() {
+            // It looks empty, not forbidden.
+            stat.st_mode |= 0o755;
+        }
         // Replaced behind our back by something of another kind: this node is no more.
         if stat.st_mode & S_IFMT == self.kind { Ok(stat) } else { Err(Errno::ENOENT) }
     }
