@@ -20,7 +20,11 @@ pub fn unpack(path: &Path) -> io::Result<Arc<dyn FileSystem>> {
     file.rewind()?;
     // Read-only below the overlay, and the user's own choice: no limit.
     let fs = MemFs::new("tmpfs", make_dev(0, 69), 0o755, Budget::new(u64::MAX));
-    if packed { fill(&fs, flate2::read::GzDecoder::new(file))? } else { fill(&fs, file)? }
+    if packed {
+        fill(&fs, flate2::read::GzDecoder::new(file))?
+    } else {
+        fill(&fs, file)?
+    }
     Ok(fs)
 }
 
@@ -56,7 +60,9 @@ fn fill(fs: &Arc<MemFs>, from: impl Read) -> io::Result<()> {
                 directory.unlink(&name, &old).map_err(host)?;
                 directory.make(&name, &NewNode { mode, uid, gid, rdev: 0, target: &target }).map_err(host)?
             }
-            Err(_) => directory.make(&name, &NewNode { mode, uid, gid, rdev: 0, target: &target }).map_err(host)?,
+            Err(_) => {
+                directory.make(&name, &NewNode { mode, uid, gid, rdev: 0, target: &target }).map_err(host)?
+            }
         };
         if kind == S_IFREG {
             copy(&node, &mut entry)?;

@@ -40,9 +40,13 @@ impl Upper {
     /// `--diff` and `--save`: what the run wrote, listed on stderr and taken out.
     pub fn report(&self, config: &Config) -> Result<(), Error> {
         for (place, overlay) in &self.0 {
-            let inner: Vec<&[u8]> = self.0.iter().filter_map(|(other, _)| {
-                (other != place && other.starts_with(place)).then(|| bytes(other.as_os_str()))
-            }).collect();
+            let inner: Vec<&[u8]> = self
+                .0
+                .iter()
+                .filter_map(|(other, _)| {
+                    (other != place && other.starts_with(place)).then(|| bytes(other.as_os_str()))
+                })
+                .collect();
             let skip = [&SKIPPED[..], &inner].concat();
             if config.diff {
                 for change in overlay.changes(&skip).map_err(failed(place))? {
@@ -82,9 +86,7 @@ pub fn build(config: &Config) -> Result<Built, Error> {
             HostFs::open(Path::new("/"), &view).map_err(failed(Path::new("/")))?
         }
         Rootfs::Dir(path) => HostFs::open(path, &View::default()).map_err(failed(path))?,
-        Rootfs::Tar(path) => {
-            archive::unpack(path).map_err(|source| Error::View { path: path.clone(), source })?
-        }
+        Rootfs::Tar(path) => archive::unpack(path).map_err(|source| Error::View { path: path.clone(), source })?,
     };
     let root = OverlayFs::new(lower, budget.clone()).map_err(failed(Path::new("/")))?;
     let vfs = Vfs::new(root.clone(), MountFlags::empty());
@@ -92,11 +94,17 @@ pub fn build(config: &Config) -> Result<Built, Error> {
 }
 
 /// Mounts everything else, outer places first.
-pub fn mount_all(world: &Arc<World>, config: &Config, cred: &Cred, built: &mut BuiltParts<'_>) -> Result<(), Error> {
+pub fn mount_all(
+    world: &Arc<World>,
+    config: &Config,
+    cred: &Cred,
+    built: &mut BuiltParts<'_>,
+) -> Result<(), Error> {
     fs::mount_standard(world, built.budget).map_err(failed(Path::new("/proc, /dev and /sys")))?;
     for (minor, place) in (70..).zip(PRIVATE) {
         let tmp = MemFs::new("tmpfs", make_dev(0, minor), 0o1777, built.budget.clone());
-        standard::mount(world, place, tmp, MountFlags::NOSUID | MountFlags::NODEV).map_err(failed(Path::new(place)))?;
+        standard::mount(world, place, tmp, MountFlags::NOSUID | MountFlags::NODEV)
+            .map_err(failed(Path::new(place)))?;
     }
     if let Some(here) = current_directory(config) {
         // The current directory is shown even where its surroundings are hidden; writes stay in memory.

@@ -23,9 +23,9 @@ mod socket;
 mod splice;
 mod stat;
 pub mod system;
+mod sysv;
 mod time;
 mod timer;
-mod sysv;
 mod xattr;
 
 use crate::call::Call;

@@ -119,7 +119,8 @@ impl File for HostStream {
                 let from = at.unwrap_or_else(|| self.position());
                 let count = crate::fs::host::read_at(&self.fd, from, into)?;
                 if at.is_none() {
-                    rustix::fs::seek(&self.fd, SeekFrom::Start(from.saturating_add(count as u64))).map_err(errno)?;
+                    rustix::fs::seek(&self.fd, SeekFrom::Start(from.saturating_add(count as u64)))
+                        .map_err(errno)?;
                 }
                 Ok(count)
             });

@@ -176,14 +176,15 @@ impl Inode for HostNode {
         let (mode, uid, gid) = self.access_info()?;
         // What everybody may read, and no more: being root inside is no right on the host.
         let everybody = Access::from_bits_truncate(mode & 7);
-        if self.shared.world_readable_only && !everybody.contains(access - Access::WRITE) {
+        let open = everybody.contains(access - Access::WRITE) || self.hidden();
+        if self.shared.world_readable_only && !open {
             return Err(Errno::EACCES);
         }
         perm::generic(who.cred, mode, uid, gid, access)
     }
 
     fn served(&self, access: Access) -> bool {
-        if !self.shared.world_readable_only {
+        if !self.shared.world_readable_only || self.hidden() {
             return true;
         }
         // Execute permission of a file may change above; of a directory it is search permission.

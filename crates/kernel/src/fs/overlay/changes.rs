@@ -43,8 +43,8 @@ struct Found {
 type Name = (Box<[u8]>, Option<Arc<Node>>);
 
 impl OverlayFs {
-    /// All changes, directories before their contents, sorted by path. `skip` names paths that are left out with
-    /// all below them (the sandbox's own mount points).
+    /// All changes, directories before their contents, sorted by path. `skip` names paths that are left out, but
+    /// not what is below them (the sandbox's own mount points).
     pub fn changes(&self, skip: &[&[u8]]) -> Result<Vec<Change>> {
         Ok(self.find_changes(skip)?.into_iter().map(Change::from).collect())
     }
@@ -72,9 +72,6 @@ impl OverlayFs {
             names.sort_by(|a, b| a.0.cmp(&b.0));
             for (name, node) in names {
                 let path = [&path, b"/".as_slice(), &name].concat();
-                if skip.contains(&path.as_slice()) {
-                    continue;
-                }
                 let Some(node) = node else {
                     if directory.lower.as_ref().is_some_and(|lower| lower.lookup(&name).is_ok()) {
                         found.push(Found { path, kind: Kind::Deleted, node: None });
@@ -92,6 +89,7 @@ impl OverlayFs {
                 }
             }
         }
+        found.retain(|found| !skip.contains(&found.path.as_slice()));
         found.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(found)
     }
