@@ -62,6 +62,8 @@ pub struct Image {
     pub brk: u64,
     /// `PR_SET_DUMPABLE`.
     pub dumpable: u32,
+    /// `PR_SET_THP_DISABLE`; recorded only.
+    pub no_huge_pages: bool,
 }
 
 impl AddressSpace {

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::abi::linux::{RLIM_NLIMITS, RLIMIT_NICE, RLIMIT_NOFILE};
+use crate::abi::linux::{RLIM_NLIMITS, RLIMIT_CPU, RLIMIT_NICE, RLIMIT_NOFILE};
 use crate::abi::types::{Rlimit, Tms};
 use crate::call::{Addr, Ctx};
-use crate::task::{Caps, Process, Task, usage};
+use crate::task::{Caps, Process, Task, cpu_limit, usage};
 use crate::{Errno, Result, SysResult};
 
 crate::calls! {
@@ -28,7 +28,7 @@ fn get(process: &Process, which: u32) -> Result<Rlimit> {
 }
 
 /// `do_prlimit()`.
-fn set(cx: &Ctx<'_>, process: &Process, which: u32, new: Rlimit) -> Result<Rlimit> {
+fn set(cx: &Ctx<'_>, process: &Arc<Process>, which: u32, new: Rlimit) -> Result<Rlimit> {
     if which >= RLIM_NLIMITS || new.cur > new.max {
         return Err(Errno::EINVAL);
     }
@@ -41,7 +41,12 @@ fn set(cx: &Ctx<'_>, process: &Process, which: u32, new: Rlimit) -> Result<Rlimi
     if new.max > place.max && !privileged {
         return Err(Errno::EPERM);
     }
-    Ok(std::mem::replace(place, new))
+    let old = std::mem::replace(place, new);
+    drop(limits);
+    if which == RLIMIT_CPU && new != old {
+        cpu_limit::watch(process);
+    }
+    Ok(old)
 }
 
 fn getrlimit(cx: &mut Ctx<'_>, which: u32, to: u64) -> SysResult {

@@ -200,8 +200,15 @@ fn prctl(cx: &mut Ctx<'_>, option: i32, arg2: u64, arg3: u64, arg4: u64, arg5: u
             cx.mem().write(arg2, &task.clear_child_tid.load(Ordering::Relaxed))?;
             Ok(0)
         }
-        code::SET_THP_DISABLE => none(&rest).map(|()| 0),
-        code::GET_THP_DISABLE => none(&[arg2, arg3, arg4, arg5]).map(|()| 0),
+        code::SET_THP_DISABLE => {
+            none(&rest)?;
+            task.mm().image.lock().no_huge_pages = arg2 != 0;
+            Ok(0)
+        }
+        code::GET_THP_DISABLE => {
+            none(&[arg2, arg3, arg4, arg5])?;
+            Ok(u64::from(task.mm().image.lock().no_huge_pages))
+        }
         code::GET_SPECULATION_CTRL => none(&rest).and(Err(Errno::ENODEV)),
         // Yama is not there; but whoever asks does not depend on it.
         code::SET_PTRACER => Err(Errno::EINVAL),

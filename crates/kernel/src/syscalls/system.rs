@@ -157,12 +157,17 @@ struct Sysinfo {
 
 const _: () = assert!(size_of::<Sysinfo>() == 112);
 
+/// Whole seconds, as `do_sysinfo()` counts them.
+fn rounded_up(time: std::time::Duration) -> i64 {
+    i64::try_from(time.as_secs() + u64::from(time.subsec_nanos() > 0)).unwrap_or(i64::MAX)
+}
+
 fn sysinfo(cx: &mut Ctx<'_>, to: u64) -> SysResult {
     let world = cx.task.world.clone();
     let memory = crate::fs::proc::memory(&world);
     let loads = world.proc.load.lock().look(&world);
     let info = Sysinfo {
-        uptime: i64::try_from(world.uptime().as_secs()).unwrap_or(i64::MAX),
+        uptime: rounded_up(world.uptime()),
         // Fixed point with 16 bits behind the point (`SI_LOAD_SHIFT`).
         loads: loads.map(|load| (load * 65536.0) as u64),
         totalram: world.config.memory,

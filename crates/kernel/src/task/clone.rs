@@ -125,6 +125,9 @@ pub fn clone(cx: &mut Ctx<'_>, args: &CloneArgs) -> SysResult {
         pidfd.fd = None;
         pidfd.file.set(&child.process);
     }
+    if !has(CLONE_THREAD) {
+        super::cpu_limit::watch(&child.process);
+    }
     let tid = child.tid();
     task.world.stats.forks.fetch_add(1, Ordering::Relaxed);
     server.run(Box::new(move || super::run::serve(child, thread)));

@@ -97,8 +97,29 @@ fn open(task: &Arc<Task>, base: &PathRef, path: &[u8], how: Resolve) -> Result<A
         return Err(Errno::EACCES);
     }
     place.inode().permission(who, Access::EXEC)?;
+    deny_write(task, &place)?;
     let file = place.inode().clone().open(&Opening { who, flags: O_RDONLY, path: &place })?;
     Ok(OpenFile::with_path(file, O_RDONLY, Some(place)))
+}
+
+/// `deny_write_access()`: what somebody has open for writing is not run.
+fn deny_write(task: &Task, place: &PathRef) -> Result<()> {
+    let writes = |file: &OpenFile| {
+        file.writable() && file.path.as_ref().is_some_and(|path| Arc::ptr_eq(path.inode(), place.inode()))
+    };
+    let mut seen = Vec::new();
+    for process in task.world.processes() {
+        let Some(other) = process.any_task() else { continue };
+        let table = other.files();
+        if seen.iter().any(|known| Arc::ptr_eq(known, &table)) {
+            continue;
+        }
+        if table.list().iter().any(|(_, entry)| writes(&entry.file)) {
+            return Err(Errno::ETXTBSY);
+        }
+        seen.push(table);
+    }
+    Ok(())
 }
 
 /// The first bytes of a file, as many as Linux looks at.
@@ -394,7 +415,6 @@ fn de_thread(task: &Arc<Task>) -> bool {
         tree.tasks.remove(&task.tid());
         task.tid.store(process.pid, Ordering::SeqCst);
         tree.tasks.insert(process.pid, task.clone());
-        process.group.lock().leader_status = None;
     }
     true
 }

@@ -73,8 +73,9 @@ fn leave(task: &Arc<Task>) -> bool {
         tasks.retain(|other| !Arc::ptr_eq(other, task));
         tasks.is_empty()
     };
-    if task.tid() == process.pid {
-        process.group.lock().leader_status = Some(task.exit_status.load(Ordering::Relaxed));
+    if last {
+        // The last thread's code is the process's (`synchronize_group_exit()`).
+        process.group.lock().exit.get_or_insert(task.exit_status.load(Ordering::Relaxed));
     }
     process.leave_queue.wake_all();
     last
@@ -111,6 +112,7 @@ fn end_process(task: &Arc<Task>) {
     let process = &task.process;
     let world = &process.world;
     signal::process_exits(process);
+    super::cpu_limit::forget(process);
     *process.last_words.lock() = Some((task.comm(), task.cred()));
     world.ipc.sysv.process_exits(process);
     usage::settle(process);
@@ -141,15 +143,14 @@ fn become_zombie(process: &Process) {
     group.zombie = true;
     group.stop = None;
     group.stop_unreported = false;
-    group.continue_unreported = false;
     process.exiting.store(true, Ordering::SeqCst);
     process.stopping.store(false, Ordering::SeqCst);
 }
 
 impl Group {
-    /// Wait status of a process that is over: that of the group's exit, else the leader's own.
+    /// Wait status of a process that is over.
     pub fn status(&self) -> i32 {
-        self.exit.or(self.leader_status).unwrap_or(0)
+        self.exit.unwrap_or(0)
     }
 }
 

@@ -267,5 +267,6 @@ fn describe(
         start_brk: brk,
         brk,
         dumpable: 1,
+        no_huge_pages: task.mm().image.lock().no_huge_pages,
     }
 }

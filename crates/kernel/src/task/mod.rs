@@ -6,6 +6,7 @@
 
 mod boot;
 pub mod clone;
+pub mod cpu_limit;
 mod cred;
 pub mod exec;
 pub mod exit;

@@ -58,8 +58,6 @@ pub struct Group {
     pub stopped_threads: u32,
     /// All of them have.
     pub stop_complete: bool,
-    /// Wait status of the leader, once it has ended.
-    pub leader_status: Option<i32>,
 }
 
 /// A process.
@@ -96,6 +94,8 @@ pub struct Process {
     /// Interval timers and POSIX timers.
     pub timers: signal::ProcessTimers,
     pub rlimits: Mutex<Rlimits>,
+    /// Watches `RLIMIT_CPU` where there is such a limit.
+    pub(super) cpu_alarm: Mutex<Option<Arc<crate::time::Alarm>>>,
     /// `None` for pid 1 and for zombies.
     pub(super) mm: Mutex<Option<Arc<AddressSpace>>>,
     /// Sent to the parent at the end; 0 for none. 17 is SIGCHLD.
@@ -151,6 +151,7 @@ impl Process {
             signals: seed.signals,
             timers: signal::ProcessTimers::default(),
             rlimits: Mutex::new(seed.rlimits),
+            cpu_alarm: Mutex::default(),
             mm: Mutex::new(seed.mm),
             exit_signal: AtomicI32::new(seed.exit_signal),
             child_subreaper: AtomicBool::new(false),

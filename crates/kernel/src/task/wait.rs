@@ -71,6 +71,11 @@ fn scan(task: &Task, whom: &Whom, options: u32) -> Result<Option<Waited>> {
             continue;
         }
         any = true;
+        // A child that was continued and ended before its parent came to look: the continuation is told first,
+        // as the parent of a real child would have seen it.
+        if let Some(waited) = job_control_report(&child, options) {
+            return Ok(Some(waited));
+        }
         let zombie = child.is_zombie();
         if zombie && options & WEXITED != 0 {
             let waited = zombie_report(&child);
@@ -79,9 +84,6 @@ fn scan(task: &Task, whom: &Whom, options: u32) -> Result<Option<Waited>> {
                 exit::reap(&mut tree, &child);
                 child.exit_queue.wake_all();
             }
-            return Ok(Some(waited));
-        }
-        if let Some(waited) = job_control_report(&child, options) {
             return Ok(Some(waited));
         }
     }
@@ -97,9 +99,6 @@ fn zombie_report(child: &Process) -> Waited {
 fn job_control_report(child: &Process, options: u32) -> Option<Waited> {
     let (status, code, value) = {
         let mut group = child.group.lock();
-        if group.zombie {
-            return None;
-        }
         if options & WUNTRACED != 0 && group.stop_unreported {
             group.stop_unreported = options & WNOWAIT != 0;
             let signal = group.stop.unwrap_or(0);

@@ -11,7 +11,7 @@ mod wheel;
 use parking_lot::Mutex;
 
 pub use alarm::Alarm;
-pub use clock::Clock;
+pub use clock::{Clock, CpuPart};
 pub use timerfd::TimerFd;
 pub use wheel::Wheel;
 
