@@ -63,6 +63,11 @@ pub trait Space: Send + Sync {
     /// The guest's mappings in address order, without anything that belongs to the platform.
     fn mappings(&self) -> Vec<Mapping>;
 
+    /// As `mappings`, with what is resident of each, where the platform can tell. Costly.
+    fn mappings_resident(&self) -> Vec<Mapping> {
+        self.mappings()
+    }
+
     /// What this address space has used so far.
     fn usage(&self) -> Usage;
 

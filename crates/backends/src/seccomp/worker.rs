@@ -164,6 +164,13 @@ impl Space for Worker {
         maps
     }
 
+    fn mappings_resident(&self) -> Vec<Mapping> {
+        let mut maps = parse_maps(&self.proc_text("smaps"), self.base);
+        let sites = self.sites.lock();
+        maps.retain(|mapping| !sites.hides(mapping.start));
+        maps
+    }
+
     fn usage(&self) -> Usage {
         let mut usage = Usage::default();
         let stat = self.proc_text("stat");
@@ -226,7 +233,7 @@ impl Drop for Worker {
     }
 }
 
-/// Reads `/proc/PID/maps` (proc_pid_maps(5)), leaving out what lies at or above the shim.
+/// Reads `/proc/PID/maps` (proc_pid_maps(5)) or `smaps`, leaving out what lies at or above the shim.
 fn parse_maps(text: &str, base: u64) -> Vec<Mapping> {
     let hex = |word: &str| u64::from_str_radix(word, 16).ok();
     let parse = |line: &str| {
@@ -248,7 +255,19 @@ fn parse_maps(text: &str, base: u64) -> Vec<Mapping> {
             resident: 0,
         })
     };
-    text.lines().filter_map(parse).filter(|mapping| mapping.start < base).collect()
+    let mut maps: Vec<Mapping> = Vec::new();
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("Rss:") {
+            let kilobytes: u64 = rest.trim_end_matches("kB").trim().parse().unwrap_or(0);
+            if let Some(mapping) = maps.last_mut() {
+                mapping.resident = kilobytes << 10;
+            }
+        } else if let Some(mapping) = parse(line) {
+            maps.push(mapping);
+        }
+    }
+    maps.retain(|mapping| mapping.start < base);
+    maps
 }
 
 const _: () = assert!(SHIM_ALIGN == 1 << 32);

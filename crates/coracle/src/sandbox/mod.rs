@@ -180,15 +180,20 @@ fn world_config(config: &Config) -> WorldConfig {
     if let Some(granted) = config.limits.cpus {
         cpus.truncate(granted.max(1) as usize);
     }
-    let info = rustix::system::sysinfo();
-    let host = (info.totalram as u64).saturating_mul(u64::from(info.mem_unit));
     WorldConfig {
         hostname: config.hostname.clone(),
         cpus,
-        memory: config.limits.memory.map_or(host, |limit| limit.min(host)),
+        memory: granted_memory(config),
         memory_limit: config.limits.memory,
         pids_limit: config.limits.pids,
     }
+}
+
+/// Bytes of memory that guests are told they have. Files in memory can hold no more either.
+fn granted_memory(config: &Config) -> u64 {
+    let info = rustix::system::sysinfo();
+    let host = (info.totalram as u64).saturating_mul(u64::from(info.mem_unit));
+    config.limits.memory.map_or(host, |limit| limit.min(host))
 }
 
 /// Guests' files cost descriptors of this process.

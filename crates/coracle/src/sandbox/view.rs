@@ -79,7 +79,7 @@ fn failed(path: &Path) -> impl Fn(Errno) -> Error + '_ {
 
 /// The root with an overlay over it.
 pub fn build(config: &Config) -> Result<Built, Error> {
-    let budget = Budget::new(config.limits.disk.unwrap_or(u64::MAX));
+    let budget = Budget::new(config.limits.disk.unwrap_or_else(|| super::granted_memory(config)));
     let lower: Arc<dyn FileSystem> = match &config.rootfs {
         Rootfs::Host => {
             let view = View { shared: true, hidden: HIDDEN.iter().map(PathBuf::from).collect() };

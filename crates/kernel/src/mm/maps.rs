@@ -1,5 +1,7 @@
 //! `/proc/PID/maps`, from the host's answer to what Linux would show.
 
+use coracle_platform::Mapping;
+
 use super::AddressSpace;
 use crate::fs::PathRef;
 
@@ -33,6 +35,15 @@ pub enum MapName {
 impl AddressSpace {
     /// All mappings in address order, with paths as seen from `root`.
     pub fn maps(&self, root: &PathRef) -> Vec<MapEntry> {
+        self.shown(self.space.mappings(), root)
+    }
+
+    /// As `maps`, with what is resident of each.
+    pub fn maps_resident(&self, root: &PathRef) -> Vec<MapEntry> {
+        self.shown(self.space.mappings_resident(), root)
+    }
+
+    fn shown(&self, mappings: Vec<Mapping>, root: &PathRef) -> Vec<MapEntry> {
         let (stack, heap) = {
             let image = self.image.lock();
             (image.stack, (image.start_brk, image.brk))
@@ -40,7 +51,7 @@ impl AddressSpace {
         let hidden = self.hidden.lock().clone();
         let files = self.files.lock().clone();
         let mut entries: Vec<MapEntry> = Vec::new();
-        for mapping in self.space.mappings() {
+        for mapping in mappings {
             for (start, end) in without(mapping.start, mapping.end, &hidden, mapping.prot == 0) {
                 let mut entry = MapEntry {
                     start,

@@ -351,7 +351,6 @@ pub(super) fn become_first(task: &Arc<Task>, program: &Program, mm: Arc<AddressS
     *task.mm.lock() = mm.clone();
     *task.process.mm.lock() = Some(mm);
     change_identity(task, program);
-    task.process.did_exec.store(false, Ordering::Relaxed);
 }
 
 /// What changes with the program (`begin_new_exec()`, `cap_bprm_creds_from_file()`). Set-user-id bits do nothing

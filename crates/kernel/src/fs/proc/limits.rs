@@ -35,7 +35,9 @@ pub fn show(about: &About, _who: Who<'_>) -> Result<Vec<u8>> {
     let mut text = format!("{:<25} {:<20} {:<20} {:<10}\n", "Limit", "Soft Limit", "Hard Limit", "Units");
     for (which, name, unit) in NAMES {
         let limit = limits.get(which as usize).copied().unwrap_or_default();
-        text.push_str(&format!("{name:<25} {:<20} {:<20} {unit:<10}\n", value(limit.cur), value(limit.max)));
+        text.push_str(&format!("{name:<25} {:<20} {:<20} ", value(limit.cur), value(limit.max)));
+        // Without a unit the line ends here.
+        text.push_str(&if unit.is_empty() { String::from("\n") } else { format!("{unit:<10}\n") });
     }
     Ok(text.into_bytes())
 }

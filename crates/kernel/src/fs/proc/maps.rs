@@ -14,14 +14,14 @@ const PROT_EXEC: u32 = 4;
 const VDSO: u64 = 33;
 
 /// Only for those who may trace the process: `EACCES`. A zombie has none: an empty text.
-fn entries(about: &About, who: Who<'_>) -> Result<Vec<MapEntry>> {
+fn entries(about: &About, who: Who<'_>, resident: bool) -> Result<Vec<MapEntry>> {
     let process = about.live()?;
     access::may_read(who, process).map_err(|_| Errno::EACCES)?;
     let Some(mm) = process.mm() else { return Ok(Vec::new()) };
     let task = who.task.cloned().or_else(|| process.any_task());
     let Some(root) = task.map(|task| task.fs().root()) else { return Ok(Vec::new()) };
     let vdso = mm.image.lock().auxv.iter().find(|(kind, _)| *kind == VDSO).map(|(_, at)| *at);
-    let mut entries = mm.maps(&root);
+    let mut entries = if resident { mm.maps_resident(&root) } else { mm.maps(&root) };
     for entry in &mut entries {
         if vdso.is_some_and(|at| (entry.start..entry.end).contains(&at)) && entry.name == MapName::None {
             entry.name = MapName::Path(b"[vdso]".to_vec());
@@ -65,7 +65,7 @@ fn head(out: &mut Vec<u8>, entry: &MapEntry) {
 /// `/proc/PID/maps`.
 pub fn show(about: &About, who: Who<'_>) -> Result<Vec<u8>> {
     let mut out = Vec::new();
-    entries(about, who)?.iter().for_each(|entry| head(&mut out, entry));
+    entries(about, who, false)?.iter().for_each(|entry| head(&mut out, entry));
     Ok(out)
 }
 
@@ -148,7 +148,7 @@ fn vm_flags(entry: &MapEntry) -> String {
 /// `/proc/PID/smaps`.
 pub fn show_smaps(about: &About, who: Who<'_>) -> Result<Vec<u8>> {
     let mut out = Vec::new();
-    for entry in entries(about, who)? {
+    for entry in entries(about, who, true)? {
         head(&mut out, &entry);
         let mut text = String::new();
         for (name, bytes) in [("Size", entry.end - entry.start), ("KernelPageSize", 4096), ("MMUPageSize", 4096)] {
@@ -166,7 +166,7 @@ pub fn show_smaps(about: &About, who: Who<'_>) -> Result<Vec<u8>> {
 
 /// `/proc/PID/smaps_rollup`.
 pub fn show_rollup(about: &About, who: Who<'_>) -> Result<Vec<u8>> {
-    let entries = entries(about, who)?;
+    let entries = entries(about, who, true)?;
     if about.live()?.mm().is_none() {
         return Err(Errno::ESRCH);
     }
