@@ -209,32 +209,71 @@ fn status(code: i32) -> String {
     }
 }
 
-/// The lines between the common start and the common end, with a little context: enough to see what went
-/// wrong, in linear time.
+/// The lines that differ, each with its number, and a little context.
 fn line_diff(native: &[u8], inside: &[u8]) -> String {
-    const CONTEXT: usize = 2;
-    const SHOWN: usize = 30;
+    const SHOWN: usize = 60;
     let split = |bytes: &[u8]| -> Vec<String> {
         bytes.split_inclusive(|&b| b == b'\n').map(|l| l.escape_ascii().to_string()).collect()
     };
     let (a, b) = (split(native), split(inside));
-    let head = a.iter().zip(&b).take_while(|(x, y)| x == y).count();
-    let most = a.len().min(b.len()) - head;
-    let foot = a.iter().rev().zip(b.iter().rev()).take(most).take_while(|(x, y)| x == y).count();
     let mut out = String::new();
-    for line in a.iter().take(head).skip(head.saturating_sub(CONTEXT)) {
-        let _ = writeln!(out, "  {head:>5}   {line}");
-    }
-    for (mark, lines) in [('-', &a), ('+', &b)] {
-        let part = lines.len() - head - foot;
-        for line in lines.iter().skip(head).take(part.min(SHOWN)) {
-            let _ = writeln!(out, "  {head:>5} {mark} {}", line.chars().take(300).collect::<String>());
+    let mut shown = 0;
+    let mut context: Option<(usize, &String)> = None;
+    for (number, mark, line) in edits(&a, &b) {
+        if mark == ' ' {
+            context = Some((number, line));
+            continue;
         }
-        if part > SHOWN {
-            let _ = writeln!(out, "        {mark} … {} more lines", part - SHOWN);
+        if shown == SHOWN {
+            out += "        … and more\n";
+            break;
         }
+        shown += 1;
+        if let Some((number, line)) = context.take() {
+            let _ = writeln!(out, "  {number:>5}   {}", line.chars().take(300).collect::<String>());
+        }
+        let _ = writeln!(out, "  {number:>5} {mark} {}", line.chars().take(300).collect::<String>());
     }
     out
+}
+
+/// A longest common subsequence of what lies between the common start and the common end; where that would
+/// be large, all of it counts as different.
+fn edits<'a>(a: &'a [String], b: &'a [String]) -> Vec<(usize, char, &'a String)> {
+    const LARGE: usize = 4 << 20;
+    let head = a.iter().zip(b).take_while(|(x, y)| x == y).count();
+    let most = a.len().min(b.len()) - head;
+    let foot = a.iter().rev().zip(b.iter().rev()).take(most).take_while(|(x, y)| x == y).count();
+    let (x, y) = (&a[head..a.len() - foot], &b[head..b.len() - foot]);
+    let mut all: Vec<_> = a.iter().take(head).enumerate().map(|(i, l)| (i + 1, ' ', l)).collect();
+    let width = y.len() + 1;
+    let mut length = vec![0u32; if x.len() * y.len() < LARGE { (x.len() + 1) * width } else { 0 }];
+    if !length.is_empty() {
+        for i in (0..x.len()).rev() {
+            for j in (0..y.len()).rev() {
+                length[i * width + j] = if x[i] == y[j] {
+                    length[(i + 1) * width + j + 1] + 1
+                } else {
+                    length[(i + 1) * width + j].max(length[i * width + j + 1])
+                };
+            }
+        }
+    }
+    let at = |i: usize, j: usize| length.get(i * width + j).copied().unwrap_or_default();
+    let (mut i, mut j) = (0, 0);
+    while i < x.len() || j < y.len() {
+        if i < x.len() && j < y.len() && !length.is_empty() && x[i] == y[j] {
+            all.push((head + i + 1, ' ', &x[i]));
+            (i, j) = (i + 1, j + 1);
+        } else if i < x.len() && (j == y.len() || at(i + 1, j) >= at(i, j + 1)) {
+            all.push((head + i + 1, '-', &x[i]));
+            i += 1;
+        } else {
+            all.push((head + j + 1, '+', &y[j]));
+            j += 1;
+        }
+    }
+    all
 }
 
 fn clip(text: &str, lines: usize) -> String {
