@@ -152,3 +152,40 @@ fn a_hot_site_is_rewritten_and_means_the_same() {
     let trap = vessel.thread.run(Resume::Continue);
     assert!(matches!(trap, Trap::Syscall { number: 140, args: [78, ..], .. }), "{trap:?}");
 }
+
+#[test]
+fn a_site_with_nothing_behind_it_is_rewritten_at_its_mov() {
+    use std::io::Write;
+    let platform = SeccompPlatform::new().unwrap();
+    // nops; again: call f; mov %rax,%rdi; jmp again; … f: mov $140,%eax; syscall; ret
+    let mut code = vec![0x90; 64];
+    code.extend_from_slice(b"\xe8\x3b\0\0\0\x48\x89\xc7\xeb\xf6");
+    code.resize(128, 0x90);
+    code.extend_from_slice(b"\xb8\x8c\0\0\0\x0f\x05\xc3");
+    let mut file = std::fs::File::from(rustix::fs::memfd_create("text", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
+    file.write_all(&code).unwrap();
+    let mut vessel = platform.spawn().unwrap();
+    let file = MapSource { file: std::sync::Arc::new(file.into()), key: 1 };
+    let text = MemoryCall::MapFile { address: CODE, len: 0x1000, prot: 5, flags: 0x12, file, offset: 0 };
+    let stack = MemoryCall::MapAnonymous { address: STACK, len: 0x1_0000, prot: 3, flags: 0x12 };
+    for call in [text, stack] {
+        vessel.thread.memory(&call).unwrap().unwrap();
+    }
+    let regs = vessel.thread.freeze(0).unwrap();
+    (regs.rip, regs.rsp, regs.rdi) = (CODE, STACK + 0x8000, 6);
+    let mut trap = vessel.thread.run(Resume::Continue);
+    let mut lanes = Vec::new();
+    for round in 0..8 {
+        let Trap::Syscall { number: 140, args, lane } = trap else { panic!("{round}: {trap:?}") };
+        assert_eq!(args[0], 6 + round);
+        lanes.push(lane);
+        if round == 6 {
+            assert_eq!(vessel.thread.freeze(args[0] + 1).unwrap().rip, CODE + 128 + 7);
+            trap = vessel.thread.run(Resume::Continue);
+        } else {
+            trap = vessel.thread.run(Resume::Return(args[0] + 1));
+        }
+    }
+    assert_eq!(lanes, [4, 4, 4, 3, 3, 3, 3, 3]);
+    vessel.space.kill();
+}

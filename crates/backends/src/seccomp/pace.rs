@@ -47,7 +47,8 @@ pub fn set_policy(policy: Policy) {
 /// Where a kernel thread lets itself run.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Bound {
-    Free,
+    /// Wherever the thread that made this one was.
+    Inherited,
     /// On this CPU, the guest's, to sleep there.
     With(u32),
     /// On any but this CPU, to spin beside the guest.
@@ -66,7 +67,7 @@ pub struct Pace {
 
 thread_local! {
     /// Where the calling thread has confined itself to; it may serve one guest thread after another.
-    static BOUND: Cell<Bound> = const { Cell::new(Bound::Free) };
+    static BOUND: Cell<Bound> = const { Cell::new(Bound::Inherited) };
 }
 
 impl Default for Pace {
@@ -111,7 +112,7 @@ impl Pace {
             return false;
         }
         let guest = port.get32(word::GUEST_CPU);
-        if guest == current_cpu() || matches!(BOUND.get(), Bound::With(_)) {
+        if guest == current_cpu() || !matches!(BOUND.get(), Bound::Apart(_)) {
             bind(Bound::Apart(guest));
         }
         true

@@ -300,7 +300,8 @@ impl SeccompThread {
                 if let At::Frame(place) = self.at {
                     let rip = frame::rip(&self.port, place);
                     if self.port.get64(word::HEAT + heat_slot(rip)) == rip | HOT << 48 {
-                        rewrite::shown(self, rip)?;
+                        let number = self.port.get64(word::NUMBER);
+                        rewrite::shown(self, rip, number)?;
                     }
                 }
                 Ok(trap)
