@@ -1,5 +1,6 @@
 //! futex(2), as far as it comes to the kernel; robust lists; futex_waitv(2).
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -10,7 +11,7 @@ use crate::abi::linux::{
     FUTEX_WAIT_REQUEUE_PI, FUTEX_WAKE, FUTEX_WAKE_BITSET, FUTEX_WAKE_OP,
 };
 use crate::abi::types::Timespec;
-use crate::call::{Addr, Ctx};
+use crate::call::{Addr, After, Ctx};
 use crate::futex::{self, Key, pi};
 use crate::signal::RestartBlock;
 use crate::time::clock::{CLOCK_MONOTONIC, CLOCK_REALTIME};
@@ -66,8 +67,11 @@ fn futex(cx: &mut Ctx<'_>, word: Addr, op: u32, value: u32, timeout: u64, word2:
     }
     let count2 = timeout as u32;
     match command {
-        FUTEX_WAIT => wait_until(cx, word.0, value, MATCH_ANY, op, deadline),
-        FUTEX_WAIT_BITSET => wait_until(cx, word.0, value, value3, op, deadline),
+        FUTEX_WAIT | FUTEX_WAIT_BITSET => {
+            let bits = if command == FUTEX_WAIT { MATCH_ANY } else { value3 };
+            check_wait(cx, word.0, value, bits)?;
+            if send_back(cx)? { Ok(0) } else { wait_until(cx, word.0, value, bits, op, deadline) }
+        }
         FUTEX_WAKE => wake(cx, word.0, value),
         FUTEX_WAKE_BITSET if value3 == 0 => Err(Errno::EINVAL),
         FUTEX_WAKE_BITSET => wake(cx, word.0, value),
@@ -119,6 +123,34 @@ fn check_word(address: u64) -> Result<()> {
     crate::mem::check_range(address, 4)
 }
 
+/// A trap comes to the kernel only for its site to be rewritten, or because the thread cannot go the fast path. So the
+/// call is made once more: the host does what the kernel cannot. The same site twice in a row: there is no other way.
+fn send_back(cx: &mut Ctx<'_>) -> Result<bool> {
+    let site = &cx.task.futex_site;
+    if cx.task.last_lane.load(Ordering::Relaxed) != 4 {
+        return Ok(false);
+    }
+    let number = cx.number;
+    let regs = cx.thread.freeze(0).map_err(|_| Errno::EFAULT)?;
+    if site.swap(regs.rip, Ordering::Relaxed) == regs.rip {
+        site.store(0, Ordering::Relaxed);
+        return Ok(false);
+    }
+    regs.rax = number;
+    regs.rip = regs.rip.wrapping_sub(2);
+    cx.after = After::Continue;
+    Ok(true)
+}
+
+/// What is wrong with a wait before it sleeps.
+fn check_wait(cx: &Ctx<'_>, address: u64, value: u32, bits: u32) -> Result<()> {
+    if bits == 0 {
+        return Err(Errno::EINVAL);
+    }
+    check_word(address)?;
+    if futex::load(cx, address)? == value { Ok(()) } else { Err(Errno::EAGAIN) }
+}
+
 /// A plain wait from a site that is not rewritten. Wakers are in the host and do not know of it, so it looks at the
 /// word and, after a while, has the caller look: a wait may end for no reason (futex(2)).
 pub(super) fn wait_until(
@@ -129,13 +161,7 @@ pub(super) fn wait_until(
     op: u32,
     deadline: Option<i64>,
 ) -> SysResult {
-    if bits == 0 {
-        return Err(Errno::EINVAL);
-    }
-    check_word(address)?;
-    if futex::load(cx, address)? != value {
-        return Err(Errno::EAGAIN);
-    }
+    check_wait(cx, address, value, bits)?;
     let clock = clock(cx, op)?;
     let end = instant(&clock, deadline);
     let woken = patiently(cx, end, |cx| Ok((futex::load(cx, address)? != value).then_some(0)))?;

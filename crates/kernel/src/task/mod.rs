@@ -75,6 +75,8 @@ pub struct Task {
     pub clear_child_tid: AtomicU64,
     /// `set_robust_list(2)`: address of the head.
     pub robust_list: AtomicU64,
+    /// Where a futex call was last sent back to be made in the host.
+    pub futex_site: AtomicU64,
     /// `PR_SET_PDEATHSIG`.
     pub pdeath_signal: AtomicI32,
     /// `PR_SET_NO_NEW_PRIVS`.
@@ -154,6 +156,7 @@ impl Task {
             signals: seed.signals,
             clear_child_tid: AtomicU64::new(seed.clear_child_tid),
             robust_list: AtomicU64::new(0),
+            futex_site: AtomicU64::new(0),
             pdeath_signal: AtomicI32::new(0),
             no_new_privs: AtomicBool::new(seed.no_new_privs),
             dying: AtomicBool::new(false),

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, clock_getres, clock_gettime};
+use rustix::time::{ClockId, DynamicClockId, clock_getres, clock_gettime, clock_gettime_dynamic};
 
 use super::NSEC_PER_SEC;
 use crate::task::{Process, Task, usage};
@@ -28,24 +28,27 @@ pub enum CpuPart {
 #[derive(Clone)]
 pub enum Clock {
     Host(ClockId),
+    /// International Atomic Time: real time without leap seconds.
+    Tai,
     Process(Weak<Process>, CpuPart),
     Thread(Weak<Task>, CpuPart),
 }
 
-fn host(id: i32) -> Option<ClockId> {
-    Some(match id {
+fn host(id: i32) -> Option<Clock> {
+    // Hosts without a real-time clock device do not have the alarm clocks; where they are, they show the same time.
+    let exists = |id: DynamicClockId<'_>| clock_gettime_dynamic(id).is_ok();
+    Some(Clock::Host(match id {
         0 => ClockId::Realtime,
         1 => ClockId::Monotonic,
         4 => ClockId::MonotonicRaw,
         5 => ClockId::RealtimeCoarse,
         6 => ClockId::MonotonicCoarse,
         7 => ClockId::Boottime,
-        8 => ClockId::RealtimeAlarm,
-        9 => ClockId::BoottimeAlarm,
-        // Without leap seconds told by an NTP daemon, TAI is real time.
-        11 => ClockId::Realtime,
+        8 if exists(DynamicClockId::RealtimeAlarm) => ClockId::Realtime,
+        9 if exists(DynamicClockId::BoottimeAlarm) => ClockId::Boottime,
+        11 => return Some(Clock::Tai),
         _ => return None,
-    })
+    }))
 }
 
 impl Clock {
@@ -54,7 +57,7 @@ impl Clock {
         match id {
             CLOCK_PROCESS_CPUTIME_ID => Ok(Clock::Process(Arc::downgrade(&task.process), CpuPart::All)),
             CLOCK_THREAD_CPUTIME_ID => Ok(Clock::Thread(Arc::downgrade(task), CpuPart::All)),
-            0.. => host(id).map(Clock::Host).ok_or(Errno::EINVAL),
+            0.. => host(id).ok_or(Errno::EINVAL),
             _ => Clock::dynamic(task, id),
         }
     }
@@ -89,8 +92,12 @@ impl Clock {
             CpuPart::User => ns(user),
         };
         match self {
-            Clock::Host(id) => {
-                let now = clock_gettime(*id);
+            Clock::Host(_) | Clock::Tai => {
+                let now = match self {
+                    Clock::Host(id) => clock_gettime(*id),
+                    _ => clock_gettime_dynamic(DynamicClockId::Tai)
+                        .unwrap_or_else(|_| clock_gettime(ClockId::Realtime)),
+                };
                 now.tv_sec.saturating_mul(NSEC_PER_SEC).saturating_add(now.tv_nsec)
             }
             Clock::Process(process, part) => {
@@ -115,7 +122,7 @@ impl Clock {
 
     /// Measures CPU time rather than time.
     pub fn is_cpu(&self) -> bool {
-        !matches!(self, Clock::Host(_))
+        !matches!(self, Clock::Host(_) | Clock::Tai)
     }
 
     /// Can be waited for, and have timers: `EOPNOTSUPP` for coarse and raw clocks.
@@ -135,7 +142,7 @@ impl Clock {
         const TICK: i64 = 4_000_000;
         const RARE: i64 = 100_000_000;
         let wait = match self {
-            Clock::Host(_) => left.max(0),
+            Clock::Host(_) | Clock::Tai => left.max(0),
             Clock::Thread(..) => left.clamp(TICK, RARE),
             Clock::Process(process, _) => {
                 let threads = process.upgrade().map_or(1, |process| process.tasks().len().max(1));
