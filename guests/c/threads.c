@@ -213,8 +213,9 @@ CASE(cancel)
 	for (int i = 0; i < 3; i++) {
 		pthread_create(&t, NULL, i == 2 ? spins : cancelled, i ? NULL : p);
 		nap(30);
-		P(pthread_cancel(t));
+		int e = pthread_cancel(t);
 		pthread_join(t, &r);
+		say("cancel %s", err(e));
 		say("canceled %d", r == PTHREAD_CANCELED);
 	}
 }

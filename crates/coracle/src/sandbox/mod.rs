@@ -36,6 +36,7 @@ pub fn run(config: &Config) -> Result<Outcome, Error> {
         WaitPolicy::Sleep => pace::Policy::Sleep,
     });
     raise_descriptor_limit();
+    let cpus = bind_cpus(config);
     let platform: Arc<dyn Platform> = match config.platform {
         PlatformChoice::Auto | PlatformChoice::Seccomp => Arc::new(SeccompPlatform::new()?),
     };
@@ -43,7 +44,7 @@ pub fn run(config: &Config) -> Result<Outcome, Error> {
     let cred = credentials(config)?;
     let mut view = view::build(config)?;
     startup::step("view of files built");
-    let world = World::new(platform, world_config(config), view.vfs);
+    let world = World::new(platform, world_config(config, cpus), view.vfs);
     let mut parts = view::BuiltParts { upper: &mut view.upper, budget: &view.budget };
     view::mount_all(&world, config, &cred, &mut parts)?;
     startup::step("kernel's own file systems mounted");
@@ -172,14 +173,7 @@ fn credentials(config: &Config) -> Result<Cred, Error> {
     }
 }
 
-fn world_config(config: &Config) -> WorldConfig {
-    let mut cpus: Vec<usize> = match rustix::thread::sched_getaffinity(None) {
-        Ok(set) => (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect(),
-        Err(_) => vec![0],
-    };
-    if let Some(granted) = config.limits.cpus {
-        cpus.truncate(granted.max(1) as usize);
-    }
+fn world_config(config: &Config, cpus: Vec<usize>) -> WorldConfig {
     WorldConfig {
         hostname: config.hostname.clone(),
         cpus,
@@ -187,6 +181,28 @@ fn world_config(config: &Config) -> WorldConfig {
         memory_limit: config.limits.memory,
         pids_limit: config.limits.pids,
     }
+}
+
+/// The CPUs that guests get. With `--cpus`, this thread is bound to them, and so is everything that it starts:
+/// workers and the kernel's threads. They are the ones after the CPU that the host has just chosen for us.
+fn bind_cpus(config: &Config) -> Vec<usize> {
+    let mut cpus: Vec<usize> = match rustix::thread::sched_getaffinity(None) {
+        Ok(set) => (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect(),
+        Err(_) => vec![0],
+    };
+    if let Some(granted) = config.limits.cpus {
+        let here = rustix::thread::sched_getcpu();
+        let at = cpus.iter().position(|cpu| *cpu == here).unwrap_or(0);
+        cpus.rotate_left(at);
+        cpus.truncate(granted.max(1) as usize);
+        cpus.sort_unstable();
+        let mut set = rustix::thread::CpuSet::new();
+        cpus.iter().for_each(|cpu| set.set(*cpu));
+        if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
+            log::warn!("--cpus is shown to the guest but not enforced: {error}");
+        }
+    }
+    cpus
 }
 
 /// Bytes of memory that guests are told they have. Files in memory can hold no more either.

@@ -19,6 +19,7 @@ pub struct Ipc {
     /// Guards the shape of nested epolls.
     pub epoll_nesting: Mutex<()>,
     pub unix: Arc<socket::unix::Space>,
+    pub inet: Arc<socket::inet::Space>,
     pub sysv: sysv::Sysv,
 }
 

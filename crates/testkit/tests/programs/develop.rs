@@ -99,7 +99,7 @@ pub fn cases() -> Vec<Case> {
             .needs(MAKE)
     });
     let processes = [
-        Case::sh("procps::ps", "sleep 50 & p=$!; ps -o comm=,stat=,ppid= -p $p | sed \"s/ $$\\$/ me/\"; ps -p $p -o args=; ps -e -o comm= | grep -c '^sleep$' > /dev/null; kill $p; wait $p 2>/dev/null; ps -p $p; echo $?; ps -p 999999 -o pid=; echo $?; ps --nonsense 2>&1 | head -1; pgrep -P $$ nothing; echo $?").needs(PS),
+        Case::sh("procps::ps", "sleep 50 & p=$!; ps -o comm=,stat=,ppid= -p $p | sed \"s/  *$$\\$/ me/\"; ps -p $p -o args=; ps -e -o comm= | grep -c '^sleep$' > /dev/null; kill $p; wait $p 2>/dev/null; ps -p $p; echo $?; ps -p 999999 -o pid=; echo $?; ps --nonsense 2>&1 | head -1; pgrep -P $$ nothing; echo $?").needs(PS),
         Case::sh("procps::kill", "sleep 50 & sleep 60 & pkill -P $$ -x sleep; wait; echo $?; kill -0 $$; echo $?; kill -TERM 999999 2>&1; echo $?; kill -l TERM; pidof nothing_at_all; echo $?; sleep 0.1 & pwait 2>/dev/null; wait; uptime > /dev/null; echo $?; free | wc -l; free | head -1; top -bn1 > t; head -1 t | cut -c1-5; rm t; w -h > /dev/null; vmstat | wc -l; sysctl -n kernel.ostype").needs(PS),
         Case::sh("lsof::lsof", "exec 5<words; lsof -w -a -p $$ -d 5 -Fn | tail -1; lsof -w nothing 2>&1 | head -1; lsof -w -t words | wc -l").file("words", Text(100)).needs(LSOF),
     ];

@@ -39,7 +39,7 @@ const BASH: &[(&str, &str)] = &[
     ("pipestatus", "set -o pipefail; true | false | (exit 3) | cat; echo \"${PIPESTATUS[@]}\"; false | true; echo $?; yes | head -1; echo \"${PIPESTATUS[@]}\"; ! true; echo $?"),
     ("ulimit", "ulimit -n 32; exec 20<words; exec 40<words; echo $?; exec 2>/dev/null; ulimit -f 10; (cat words > big) 2>/dev/null; echo $?; stat -c %s big; ulimit -c; ulimit -S -s 4096; ulimit -s; ulimit -n 16; echo $?; ulimit -n; ulimit -t 10; ulimit -t"),
     ("time_random", "time -p true 2> t; TIMEFORMAT=%0U; time :; [[ $SECONDS -lt 100 && $EPOCHSECONDS -gt 1600000000 ]] && echo sane; a=$RANDOM b=$RANDOM c=$RANDOM; [[ $a$b != $b$c ]] && echo random; rm t; echo $((BASHPID == $$)) $SHLVL $UID ${#GROUPS[@]}; times | wc -l"),
-    ("dirs", "pushd tree > /dev/null; pushd d1 > /dev/null; dirs | wc -w; popd > /dev/null; echo ${PWD##*/}; cd nothing; echo $?; CDPATH=.. cd tree | wc -l; [[ -d . && ! -w /proc/version || -x nothing ]]; echo $?; test -t 0; echo $?; [[ words -nt /etc/passwd ]] && echo newer"),
+    ("dirs", "pushd tree > /dev/null; pushd d1 > /dev/null; dirs | wc -w; popd > /dev/null; echo ${PWD##*/}; cd nothing; echo $?; CDPATH=.. cd tree | wc -l; [[ -d . && ! -e /nowhere || -x nothing ]]; echo $?; test -t 0; echo $?; [[ words -nt /etc/passwd ]] && echo newer"),
     ("long_script", "s=0; for ((i = 0; i < 30000; i++)); do ((s += i % 7)); done; echo $s; for i in {1..100}; do x=$(echo $i); ((t += x)); done; echo $t; str=; while read -r l; do str+=${l:0:1}; done < words; echo ${#str}; printf '%s\\n' \"$str\" | md5sum"),
     ("error", "set -euo pipefail; echo start; trap 'echo failed on line $LINENO with $?' ERR; x=$(cat nothing); echo never"),
     ("unset_error", "set -u; echo ${nothing_set}; echo never"),

@@ -129,8 +129,8 @@ pub trait Socket: Send + Sync + 'static {
     /// Options of `SOL_SOCKET`.
     fn options(&self) -> &Options;
     fn bind(&self, cx: &mut Ctx<'_>, address: &[u8]) -> Result<()>;
-    /// `EAGAIN`: wait until `poll` changes, then call again.
-    fn connect(&self, cx: &mut Ctx<'_>, address: &[u8]) -> Result<()>;
+    /// `EAGAIN`: wait until `poll` changes, then call again. `nonblocking`: `EINPROGRESS` where it takes time.
+    fn connect(&self, cx: &mut Ctx<'_>, address: &[u8], nonblocking: bool) -> Result<()>;
     fn listen(&self, _cx: &mut Ctx<'_>, _backlog: i32) -> Result<()> {
         Err(Errno::EOPNOTSUPP)
     }

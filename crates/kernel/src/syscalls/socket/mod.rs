@@ -147,7 +147,7 @@ fn connect(cx: &mut Ctx<'_>, fd: Fd, address: Addr, len: i32) -> SysResult {
     }
     let wait = Waiting::new(&file, &*socket, 0, true);
     let task = cx.task.clone();
-    wait.run(&task, &*socket, Events::OUT, || socket.connect(cx, &address)).map(|()| 0)
+    wait.run(&task, &*socket, Events::OUT, || socket.connect(cx, &address, file.nonblocking())).map(|()| 0)
 }
 
 fn listen(cx: &mut Ctx<'_>, fd: Fd, backlog: i32) -> SysResult {

@@ -23,14 +23,14 @@ use crate::fs::Inode;
 use crate::ipc::glue::{self, Ucred};
 use crate::task::Task;
 use crate::wait::{Events, PollTable, WaitQueue};
-use crate::{Errno, Result};
+use crate::{Errno, Result, SysResult};
 
 /// Longest queue of connections (`net.core.somaxconn`).
 pub const SOMAXCONN: u32 = 4096;
 /// Datagrams that wait at a receiver before senders do (`net.unix.max_dgram_qlen`).
 const MAX_QUEUED: usize = 10;
-/// Most bytes of a stream in one packet, as Linux cuts them (`SKB_MAX_ALLOC + UNIX_SKB_FRAGS_SZ`).
-const MAX_CHUNK: usize = 16064 + 32768;
+/// Most bytes of a stream in one packet, as Linux cuts them (`SKB_MAX_HEAD(0) + UNIX_SKB_FRAGS_SZ`).
+const MAX_CHUNK: usize = 3776 + 32768;
 /// Longest head of a packet (`SKB_MAX_HEAD(0)`, `SKB_MAX_ALLOC`).
 const MAX_HEAD: usize = 3776;
 const MAX_ALLOC: usize = 16064;
@@ -428,7 +428,7 @@ impl Socket for UnixSocket {
         }
     }
 
-    fn connect(&self, cx: &mut Ctx<'_>, address: &[u8]) -> Result<()> {
+    fn connect(&self, cx: &mut Ctx<'_>, address: &[u8], _nonblocking: bool) -> Result<()> {
         match self.kind {
             Kind::Datagram => self.connect_datagram(&cx.task, address),
             _ => self.connect_stream(&cx.task, address),
@@ -617,6 +617,10 @@ impl Socket for UnixSocket {
         }
         let waiting = if self.kind == Kind::Datagram { state.inbox.first_len() } else { state.inbox.bytes() };
         Ok((waiting, self.account.used()))
+    }
+
+    fn ioctl(&self, cx: &mut Ctx<'_>, command: u32, argument: u64) -> SysResult {
+        super::inet::interface_ioctl(cx, command, argument)
     }
 
     /// unix_release_sock().

@@ -1,0 +1,461 @@
+//! TCP over the loopback interface: tcp(7). Segments, windows and timers are left out; what programs can see of
+//! them (order, readiness, end of file, resets) is as on Linux.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+use super::address::{Endpoint, family};
+use super::lo;
+use super::ports::{Binding, Owner, Space};
+use super::settings::{IPPROTO_IPV6, IPV6_V6ONLY, Settings};
+use crate::abi::net::{AF_INET6, AF_UNSPEC, MSG_NOSIGNAL, MSG_OOB, SO_REUSEADDR, SO_REUSEPORT, SOL_SOCKET};
+use crate::call::Ctx;
+use crate::ipc::glue;
+use crate::ipc::socket::inbox::take_bytes;
+use crate::ipc::socket::unix::SOMAXCONN;
+use crate::ipc::socket::{Account, Inbox, Incoming, Kind, Options, Outgoing, Packet, Shut, Socket};
+use crate::task::Caps;
+use crate::wait::{Events, PollTable, WaitQueue};
+use crate::{Errno, Result, SysResult};
+
+/// Bytes that a connection holds in each direction, about what Linux grows its buffers to.
+const BUFFER: usize = 2_500_000;
+/// Bytes of one packet.
+const CHUNK: usize = 65536;
+
+/// One socket.
+pub struct TcpSocket {
+    me: Weak<TcpSocket>,
+    domain: u32,
+    space: Arc<Space>,
+    options: Options,
+    settings: Settings,
+    state: Mutex<State>,
+    readable: WaitQueue,
+    account: Arc<Account>,
+}
+
+#[derive(Default)]
+struct State {
+    inbox: Inbox,
+    local: Option<Endpoint>,
+    /// The port's binding, if this socket owns one.
+    ticket: Option<u64>,
+    remote: Option<Endpoint>,
+    other: Option<Arc<TcpSocket>>,
+    pending: Option<(VecDeque<Arc<TcpSocket>>, usize)>,
+    shut: Shut,
+    error: Option<Errno>,
+    /// A connection that was made without waiting, and not reported yet.
+    in_progress: bool,
+    connected: bool,
+    closed: bool,
+}
+
+impl TcpSocket {
+    pub fn new(space: &Arc<Space>, domain: u32) -> Arc<TcpSocket> {
+        TcpSocket::with_options(space, domain, Options::default())
+    }
+
+    fn with_options(space: &Arc<Space>, domain: u32, options: Options) -> Arc<TcpSocket> {
+        Arc::new_cyclic(|me| TcpSocket {
+            me: me.clone(),
+            domain,
+            space: space.clone(),
+            options,
+            settings: Settings::default(),
+            state: Mutex::default(),
+            readable: WaitQueue::new(),
+            account: Account::new(BUFFER),
+        })
+    }
+
+    pub fn is_listening(&self) -> bool {
+        self.state.lock().pending.is_some()
+    }
+
+    fn wake(&self) {
+        self.readable.wake_all();
+        self.account.writable.wake_all();
+    }
+
+    fn bind_to(&self, local: Endpoint) -> Result<()> {
+        let (local, ticket) = self.space.bind(Binding {
+            local,
+            domain: self.domain,
+            v6_only: self.settings.value(IPPROTO_IPV6, IPV6_V6ONLY) != 0,
+            reuse_address: self.options.is_on(SO_REUSEADDR),
+            reuse_port: self.options.is_on(SO_REUSEPORT),
+            owner: Owner::Tcp(self.me.clone()),
+            ticket: 0,
+        })?;
+        let mut state = self.state.lock();
+        state.local = Some(local);
+        state.ticket = Some(ticket);
+        Ok(())
+    }
+
+    /// Finds a listener and enters its queue.
+    fn connect_to(&self, to: Endpoint, nonblocking: bool) -> Result<()> {
+        let remote = to.route()?;
+        let listener = self.space.find(remote).into_iter().find_map(|owner| match owner {
+            Owner::Tcp(socket) => socket.upgrade().filter(|socket| socket.is_listening()),
+            Owner::Udp(_) => None,
+        });
+        if self.state.lock().local.is_none() {
+            self.bind_to(Endpoint { ip: remote.source(), port: 0 })?;
+        }
+        let me = self.me.upgrade().ok_or(Errno::EINVAL)?;
+        let listener = listener.ok_or(Errno::ECONNREFUSED)?;
+        let server = TcpSocket::with_options(&self.space, listener.domain, listener.options.inherit());
+        let local = {
+            let mut state = self.state.lock();
+            let local = state.local.get_or_insert(Endpoint { ip: remote.source(), port: 0 });
+            if local.ip.is_unspecified() {
+                local.ip = remote.source();
+            }
+            *local
+        };
+        {
+            let mut state = server.state.lock();
+            state.local = Some(remote);
+            state.remote = Some(local);
+            state.other = Some(me);
+            state.connected = true;
+        }
+        {
+            let mut state = listener.state.lock();
+            let (queue, backlog) = state.pending.as_mut().ok_or(Errno::ECONNREFUSED)?;
+            if queue.len() > *backlog && !nonblocking {
+                return Err(Errno::EAGAIN);
+            }
+            queue.push_back(server.clone());
+        }
+        {
+            let mut state = self.state.lock();
+            state.remote = Some(remote);
+            state.other = Some(server);
+            state.connected = true;
+        }
+        listener.readable.wake_all();
+        self.wake();
+        Ok(())
+    }
+
+    /// The other end is gone for good.
+    fn reset(&self, error: Errno) {
+        let mut state = self.state.lock();
+        state.error = Some(error);
+        state.shut = Shut { receive: true, send: true };
+        drop(state);
+        self.wake();
+    }
+
+    fn broken(&self, message: &Outgoing<'_>) -> Errno {
+        let error = self.state.lock().error.take().unwrap_or(Errno::EPIPE);
+        if error == Errno::EPIPE && message.flags & MSG_NOSIGNAL == 0 {
+            glue::broken_pipe(message.task);
+        }
+        error
+    }
+}
+
+/// Checks and reads an address to bind to (inet_bind()).
+pub(super) fn bind_address(cx: &Ctx<'_>, domain: u32, address: &[u8]) -> Result<Endpoint> {
+    let local = Endpoint::parse(domain, address)?;
+    if !local.is_local() {
+        return Err(Errno::EADDRNOTAVAIL);
+    }
+    if local.port != 0 && local.port < 1024 && !cx.task.cred().capable(Caps::NET_BIND_SERVICE) {
+        return Err(Errno::EACCES);
+    }
+    Ok(local)
+}
+
+impl Socket for TcpSocket {
+    fn domain(&self) -> u32 {
+        self.domain
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Stream
+    }
+
+    fn protocol(&self) -> u32 {
+        super::IPPROTO_TCP
+    }
+
+    fn options(&self) -> &Options {
+        &self.options
+    }
+
+    fn bind(&self, cx: &mut Ctx<'_>, address: &[u8]) -> Result<()> {
+        let local = bind_address(cx, self.domain, address)?;
+        if self.state.lock().local.is_some() {
+            return Err(Errno::EINVAL);
+        }
+        self.bind_to(local)
+    }
+
+    /// __inet_stream_connect().
+    fn connect(&self, _cx: &mut Ctx<'_>, address: &[u8], nonblocking: bool) -> Result<()> {
+        if family(address) == Some(AF_UNSPEC) {
+            self.close_connection();
+            return Ok(());
+        }
+        {
+            let mut state = self.state.lock();
+            if std::mem::take(&mut state.in_progress) {
+                return state.error.take().map_or(Ok(()), Err);
+            }
+            if state.connected || state.pending.is_some() {
+                return Err(Errno::EISCONN);
+            }
+            state.shut = Shut::default();
+        }
+        let to = Endpoint::parse(self.domain, address)?;
+        match self.connect_to(to, nonblocking) {
+            Err(Errno::ECONNREFUSED) if nonblocking => {
+                let mut state = self.state.lock();
+                state.in_progress = true;
+                state.error = Some(Errno::ECONNREFUSED);
+                state.shut = Shut { receive: true, send: true };
+                Err(Errno::EINPROGRESS)
+            }
+            Ok(()) if nonblocking => {
+                self.state.lock().in_progress = true;
+                Err(Errno::EINPROGRESS)
+            }
+            other => other,
+        }
+    }
+
+    fn listen(&self, _cx: &mut Ctx<'_>, backlog: i32) -> Result<()> {
+        if self.state.lock().connected {
+            return Err(Errno::EINVAL);
+        }
+        if self.state.lock().local.is_none() {
+            self.bind_to(Endpoint::any(self.domain, 0))?;
+        }
+        let backlog = (backlog as u32).min(SOMAXCONN) as usize;
+        let mut state = self.state.lock();
+        match &mut state.pending {
+            Some((_, old)) => *old = backlog,
+            none => *none = Some((VecDeque::new(), backlog)),
+        }
+        drop(state);
+        self.space.room.wake_all();
+        Ok(())
+    }
+
+    fn accept(&self) -> Result<Arc<dyn Socket>> {
+        let mut state = self.state.lock();
+        let (queue, _) = state.pending.as_mut().ok_or(Errno::EINVAL)?;
+        let socket = queue.pop_front().ok_or(Errno::EAGAIN)?;
+        drop(state);
+        self.space.room.wake_all();
+        Ok(socket)
+    }
+
+    /// tcp_sendmsg(), without its waiting.
+    fn send(&self, message: &mut Outgoing<'_>) -> Result<usize> {
+        let (other, shut, failed) = {
+            let state = self.state.lock();
+            (state.other.clone(), state.shut, state.error.is_some())
+        };
+        let Some(other) = other.filter(|_| !shut.send && !failed) else { return Err(self.broken(message)) };
+        let mut done = 0;
+        while message.source.remaining() > 0 {
+            if !self.account.has_room() {
+                return if done > 0 { Ok(done) } else { Err(Errno::EAGAIN) };
+            }
+            let len = message.source.remaining().min(CHUNK);
+            let data = match take_bytes(message.source, len) {
+                Ok(data) => data,
+                Err(error) => return if done > 0 { Ok(done) } else { Err(error) },
+            };
+            let charge = self.account.charge(len);
+            let packet = Packet::new(data, Arc::default(), message.cred, Some(charge));
+            let mut state = other.state.lock();
+            if state.closed {
+                // The first bytes are sent and answered with a reset; the next call sees it.
+                drop(state);
+                drop(packet);
+                self.reset(Errno::EPIPE);
+                return Ok(done + len);
+            }
+            state.inbox.push(packet);
+            drop(state);
+            other.readable.wake_all();
+            done += len;
+        }
+        Ok(done)
+    }
+
+    /// tcp_recvmsg(), without its waiting.
+    fn recv(&self, message: &mut Incoming<'_>) -> Result<usize> {
+        if message.flags & MSG_OOB != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let mut spent = Vec::new();
+        let mut state = self.state.lock();
+        let result = match state.inbox.read_stream(message, false, &mut spent) {
+            Some(result) => result,
+            None if state.shut.receive && state.error != Some(Errno::ECONNRESET) => Ok(0),
+            None => match state.error.take() {
+                Some(error) => Err(error),
+                None if state.shut.receive => Ok(0),
+                None if !state.connected => Err(Errno::ENOTCONN),
+                None => Err(Errno::EAGAIN),
+            },
+        };
+        drop(state);
+        drop(spent);
+        result
+    }
+
+    fn shutdown(&self, how: Shut) -> Result<()> {
+        let other = {
+            let mut state = self.state.lock();
+            if state.pending.is_some() {
+                drop(state);
+                if how.receive {
+                    self.close_connection();
+                }
+                return Ok(());
+            }
+            if !state.connected {
+                return Err(Errno::ENOTCONN);
+            }
+            state.shut.add(how);
+            state.other.clone()
+        };
+        if let Some(other) = other.filter(|_| how.send) {
+            other.state.lock().shut.receive = true;
+            other.wake();
+        }
+        self.wake();
+        Ok(())
+    }
+
+    fn name(&self) -> Result<Vec<u8>> {
+        let local = self.state.lock().local.unwrap_or(Endpoint::any(self.domain, 0));
+        Ok(local.to_bytes(self.domain))
+    }
+
+    fn peer(&self) -> Result<Vec<u8>> {
+        let state = self.state.lock();
+        let remote = state.remote.filter(|_| state.connected).ok_or(Errno::ENOTCONN)?;
+        Ok(remote.to_bytes(self.domain))
+    }
+
+    fn get_option(&self, level: u32, name: u32) -> Result<Vec<u8>> {
+        if level == SOL_SOCKET { Err(Errno::ENOPROTOOPT) } else { self.settings.get(level, name) }
+    }
+
+    fn set_option(&self, _cx: &mut Ctx<'_>, level: u32, name: u32, value: &[u8]) -> Result<()> {
+        if (level, self.domain) == (IPPROTO_IPV6, AF_INET6)
+            && self.state.lock().local.is_some()
+            && name == IPV6_V6ONLY
+        {
+            return Err(Errno::EINVAL);
+        }
+        if level == SOL_SOCKET { Err(Errno::ENOPROTOOPT) } else { self.settings.set(level, name, value) }
+    }
+
+    /// tcp_poll().
+    fn poll(&self, table: &mut PollTable) -> Events {
+        table.watch(&self.readable);
+        table.watch_for(&self.account.writable, Events::WRITE);
+        table.watch_for(&self.space.room, Events::WRITE);
+        let state = self.state.lock();
+        let mut ready = Events::empty();
+        if let Some((queue, _)) = &state.pending {
+            return if queue.is_empty() { ready } else { Events::READ };
+        }
+        ready.set(Events::ERR, state.error.is_some());
+        ready.set(Events::HUP, state.shut.both() || !state.connected);
+        if state.shut.receive {
+            ready |= Events::READ | Events::RDHUP;
+        }
+        if !state.inbox.is_empty() {
+            ready |= Events::READ;
+        }
+        if state.shut.send || self.account.is_writable() {
+            ready |= Events::WRITE;
+        }
+        ready
+    }
+
+    fn take_error(&self) -> Option<Errno> {
+        let mut state = self.state.lock();
+        // A failed attempt is over once it was told.
+        state.in_progress &= state.error.is_none();
+        state.error.take()
+    }
+
+    fn listening(&self) -> bool {
+        self.is_listening()
+    }
+
+    fn queued(&self) -> Result<(usize, usize)> {
+        let state = self.state.lock();
+        if state.pending.is_some() {
+            return Err(Errno::EINVAL);
+        }
+        Ok((state.inbox.bytes(), self.account.used()))
+    }
+
+    fn ioctl(&self, cx: &mut Ctx<'_>, command: u32, argument: u64) -> SysResult {
+        lo::ioctl(cx, command, argument)
+    }
+
+    fn close(&self) {
+        self.close_connection();
+        let (local, ticket) = {
+            let mut state = self.state.lock();
+            state.closed = true;
+            (state.local, state.ticket.take())
+        };
+        if let (Some(local), Some(ticket)) = (local, ticket) {
+            self.space.unbind(local.port, ticket);
+        }
+        self.wake();
+        self.space.room.wake_all();
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+impl TcpSocket {
+    /// Ends the connection, or stops listening: unread bytes, or `SO_LINGER` with zero, make it a reset.
+    fn close_connection(&self) {
+        let (other, spent, pending) = {
+            let mut state = self.state.lock();
+            state.connected = false;
+            state.remote = None;
+            let pending = state.pending.take().map(|(queue, _)| queue).unwrap_or_default();
+            (state.other.take(), state.inbox.drain(), pending)
+        };
+        if let Some(other) = other {
+            if !spent.is_empty() || self.options.resets_on_close() {
+                other.reset(Errno::ECONNRESET);
+            } else {
+                other.state.lock().shut.receive = true;
+                other.wake();
+            }
+        }
+        for socket in pending {
+            let other = socket.state.lock().other.clone();
+            socket.close();
+            if let Some(other) = other {
+                other.reset(Errno::ECONNRESET);
+            }
+        }
+    }
+}
