@@ -706,6 +706,13 @@ impl Control {
         std::fs::read_to_string(format!("/proc/{}/task/{tid}/stat", self.worker.pid)).unwrap_or_default()
     }
 
+    /// Time on a CPU (Documentation/scheduler/sched-stats.rst), where the host counts it.
+    fn run_time(&self) -> Option<Duration> {
+        let tid = self.tid.load(Ordering::Relaxed);
+        let text = std::fs::read_to_string(format!("/proc/{}/task/{tid}/schedstat", self.worker.pid)).ok()?;
+        text.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
+    }
+
     fn signal(&self) {
         let tid = self.tid.load(Ordering::Relaxed);
         if self.worker.death().is_none() {
@@ -744,7 +751,14 @@ impl ThreadControl for Control {
         let fields: Vec<&str> =
             text.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect()).unwrap_or_default();
         let ticks = |index: usize| fields.get(index).and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
-        (Duration::from_millis(ticks(11) * 10), Duration::from_millis(ticks(12) * 10))
+        let (user, system) = (ticks(11), ticks(12));
+        // The sum is known to the nanosecond, its parts only as samples (cputime_adjust() in kernel/sched/cputime.c).
+        let Some(total) = self.run_time() else {
+            return (Duration::from_millis(user * 10), Duration::from_millis(system * 10));
+        };
+        let share = if user + system == 0 { 1.0 } else { user as f64 / (user + system) as f64 };
+        let user = total.mul_f64(share).min(total);
+        (user, total - user)
     }
 
     fn asleep(&self) -> bool {
