@@ -194,12 +194,11 @@ fn next_instruction(worker: &Worker, site: u64) -> Option<Plan> {
     (movable && next.len() >= 3).then(|| Plan { before: Vec::new(), after: code[..next.len()].to_vec() })
 }
 
-/// The second form: the `mov $number,%eax` before the site, if it certainly is that instruction: however the text
-/// before is decoded, what arrives at the `syscall` at all passes through the `mov`.
+/// The second form: the `mov $number,%eax` before the site, if it certainly is that instruction. Its bytes could
+/// also be the tail of a longer one. Compilers begin functions at multiples of 16: decoding from each such place
+/// nearby, everything that arrives at the `syscall` at all must come through the `mov`.
 fn mov_before(worker: &Worker, site: u64, number: u64) -> Option<Plan> {
-    const LOOK: usize = 48;
-    /// So many ways of decoding must agree.
-    const AGREE: usize = 8;
+    const LOOK: usize = 96;
     let mut bytes = [0; LOOK + 2];
     let start = site - LOOK as u64;
     if worker.read(start, &mut bytes) != bytes.len() || bytes[LOOK..] != [0x0f, 0x05] {
@@ -210,8 +209,9 @@ fn mov_before(worker: &Worker, site: u64, number: u64) -> Option<Plan> {
     if bytes[at] != 0xb8 || bytes[at + 1..LOOK] != number {
         return None;
     }
-    let mut agree = 0;
-    for from in 0..at {
+    let mut arrives = false;
+    let aligned = (0..=at).filter(|from| (start + *from as u64) % 16 == 0);
+    for from in aligned {
         let mut through = false;
         let mut decoder = Decoder::with_ip(64, &bytes[from..LOOK], start + from as u64, DecoderOptions::NONE);
         let mut next = Instruction::default();
@@ -226,10 +226,10 @@ fn mov_before(worker: &Worker, site: u64, number: u64) -> Option<Plan> {
             if !through {
                 return None;
             }
-            agree += 1;
+            arrives = true;
         }
     }
-    (agree >= AGREE).then(|| Plan { before: bytes[at..LOOK].to_vec(), after: Vec::new() })
+    arrives.then(|| Plan { before: bytes[at..LOOK].to_vec(), after: Vec::new() })
 }
 
 fn rewrite(thread: &mut SeccompThread, worker: &Arc<Worker>, site: u64, plan: &Plan) -> Result<bool, Gone> {
