@@ -20,6 +20,8 @@ pub struct Dentry {
     children: Mutex<HashMap<Box<[u8]>, Weak<Dentry>>>,
     /// Counts changes among the children, so that a lookup that raced with one is not remembered.
     changes: AtomicU64,
+    /// Without a name, but may be given one (`O_TMPFILE` without `O_EXCL`).
+    linkable: AtomicBool,
     /// Something is mounted here (in some mount).
     mounted: AtomicBool,
     /// Used since the ring last looked.
@@ -44,6 +46,7 @@ impl Dentry {
             place: RwLock::new(Place { parent, name: name.into(), deleted: false }),
             children: Mutex::default(),
             changes: AtomicU64::new(0),
+            linkable: AtomicBool::new(false),
             mounted: AtomicBool::new(false),
             used: AtomicBool::new(false),
         })
@@ -125,10 +128,16 @@ impl Dentry {
     }
 
     /// A node without a name whose path shows as deleted (`O_TMPFILE`).
-    pub fn unnamed(self: &Arc<Dentry>, name: &[u8], inode: Arc<dyn Inode>) -> Arc<Dentry> {
+    pub fn unnamed(self: &Arc<Dentry>, name: &[u8], inode: Arc<dyn Inode>, linkable: bool) -> Arc<Dentry> {
         let child = Dentry::new(inode, Some(self.clone()), name);
         child.place.write().deleted = true;
+        child.linkable.store(linkable, Ordering::Relaxed);
         child
+    }
+
+    /// A node without a name may be given one.
+    pub fn linkable(&self) -> bool {
+        self.linkable.load(Ordering::Relaxed)
     }
 
     fn known(&self, name: &[u8]) -> Option<Arc<Dentry>> {

@@ -71,6 +71,9 @@ fn mmap(cx: &mut Ctx<'_>, address: u64, len: u64, prot: u32, flags: u32, fd: Fd,
         return Err(Errno::EINVAL);
     }
     let file = if flags & MAP_ANONYMOUS == 0 { Some(cx.file(fd)?) } else { None };
+    if file.as_ref().is_some_and(|file| file.flags() & crate::abi::linux::O_PATH != 0) {
+        return Err(Errno::EBADF);
+    }
     if flags & MAP_HUGETLB != 0 {
         // No huge pages are reserved here; a file would have to be one of hugetlbfs.
         return Err(if file.is_some() { Errno::EINVAL } else { Errno::ENOMEM });

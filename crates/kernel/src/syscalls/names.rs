@@ -49,7 +49,8 @@ fn fresh(env: &Env, path: &[u8], directory: bool) -> Result<(PathRef, Vec<u8>)> 
 /// Makes a node called `name` in `parent` with the mode (masked already), owned by the caller.
 pub fn make(env: &Env, parent: &PathRef, name: &[u8], mode: u32, rdev: u64, target: &[u8]) -> Result<PathRef> {
     parent.mount.writable()?;
-    if parent.dentry.deleted() {
+    // In /proc names are never missing, they cannot exist (its lookup fails rather than find nothing).
+    if parent.dentry.deleted() || parent.mount.fs.kind() == "proc" {
         return Err(Errno::ENOENT);
     }
     parent.inode().permission(env.who(), Access::WRITE | Access::EXEC)?;
@@ -132,7 +133,7 @@ fn linkat(cx: &mut Ctx<'_>, olddir: Fd, old: Addr, newdir: Fd, new: Addr, flags:
         return Err(Errno::EPERM);
     }
     // Unlinked files stay so, except those of O_TMPFILE.
-    if source.inode().stat()?.st_nlink == 0 && !source.dentry.name().starts_with(b"#") {
+    if source.inode().stat()?.st_nlink == 0 && !source.dentry.linkable() {
         return Err(Errno::ENOENT);
     }
     parent.inode().link(&name, source.inode())?;

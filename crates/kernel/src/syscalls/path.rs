@@ -240,7 +240,9 @@ fn open_text(
     mode: u32,
     resolve: Resolve,
 ) -> Result<Arc<OpenFile>> {
-    let env = Env::new(cx, dirfd, path)?;
+    // With a scope, absolute paths too start at the descriptor.
+    let scoped = resolve.intersects(Resolve::BENEATH | Resolve::IN_ROOT);
+    let env = Env::new(cx, dirfd, if scoped { b"." } else { path })?;
     let umask = cx.task.fs().umask();
     open_in(&env, path, flags, mode & !umask, resolve)
 }
@@ -307,7 +309,7 @@ fn open_unnamed(env: &Env, path: &[u8], flags: u32, mode: u32, resolve: Resolve)
     let new = NewNode { mode, uid: env.cred.fsuid, gid, rdev: 0, target: b"" };
     let inode = dir.inode().make_unnamed(&new)?;
     let (_, ino) = inode.id()?;
-    let dentry = dir.dentry.unnamed(format!("#{ino}").as_bytes(), inode);
+    let dentry = dir.dentry.unnamed(format!("#{ino}").as_bytes(), inode, flags & O_EXCL == 0);
     let place = PathRef { mount: dir.mount, dentry };
     open_place(env, &place, flags & !(TMPFILE_BIT | O_DIRECTORY), true)
 }

@@ -101,7 +101,8 @@ fn sendfile(cx: &mut Ctx<'_>, out: Fd, input: Fd, offset: Addr, count: u64) -> S
     if to.flags() & O_APPEND != 0 {
         return Err(Errno::EINVAL);
     }
-    if from.file.stat()?.st_mode & S_IFMT == S_IFDIR {
+    // Streams cannot be sent from (splice_direct_to_actor(), fs/splice.c).
+    if !from.file.seekable() || from.file.stat()?.st_mode & S_IFMT == S_IFDIR {
         return Err(Errno::EINVAL);
     }
     let count =

@@ -57,6 +57,9 @@ fn permit(cx: &Ctx<'_>, place: &PathRef, name: &[u8], write: bool) -> Result<()>
     if !name.starts_with(b"user.") {
         return Err(Errno::EOPNOTSUPP);
     }
+    if name == b"user." {
+        return Err(Errno::EINVAL);
+    }
     if !matches!(inode.kind(), S_IFREG | S_IFDIR) {
         return Err(if write { Errno::EPERM } else { Errno::ENODATA });
     }

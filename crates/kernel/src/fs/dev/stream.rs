@@ -296,6 +296,11 @@ impl File for HostStream {
         }
     }
 
+    /// The same stream: what it was not inherited for, it cannot be opened for.
+    fn reopen(self: Arc<Self>, _flags: u32, within: bool) -> Result<Arc<dyn File>> {
+        if within { Ok(self) } else { Err(Errno::EACCES) }
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }

@@ -90,8 +90,23 @@ impl File for HostFile {
     }
 
     fn append(&self, _io: &Io<'_>, from: &mut dyn Source) -> Result<(usize, u64)> {
-        // The host's descriptor appends too, whatever offset is given (pwrite(2), BUGS).
-        let count = write_at(&self.file, 0, from)?;
+        let mut buffer = vec![0; from.remaining().min(CHUNK)];
+        let mut count = 0;
+        while from.remaining() > 0 {
+            let taken = from.take(&mut buffer)?;
+            let part = [std::io::IoSlice::new(buffer.get(..taken).unwrap_or_default())];
+            let flags = rustix::io::ReadWriteFlags::APPEND;
+            match rustix::io::pwritev2(&self.file, &part, 0, flags).map_err(errno) {
+                Ok(written) => {
+                    count += written;
+                    if written < taken || taken == 0 {
+                        break;
+                    }
+                }
+                Err(_) if count > 0 => break,
+                Err(error) => return Err(error),
+            }
+        }
         let end = rustix::fs::fstat(&self.file).map_err(errno)?.st_size;
         Ok((count, end as u64))
     }
@@ -141,6 +156,18 @@ impl File for HostFile {
 
     fn inode(&self) -> Option<Arc<dyn Inode>> {
         Some(self.inode.clone())
+    }
+
+    fn reopen(self: Arc<Self>, flags: u32, within: bool) -> Result<Arc<dyn File>> {
+        if !within {
+            return Err(Errno::EACCES);
+        }
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&*self.file));
+        let mode = rustix::fs::OFlags::from_bits_truncate(flags & crate::abi::linux::O_ACCMODE);
+        let mode = mode | rustix::fs::OFlags::CLOEXEC | rustix::fs::OFlags::NONBLOCK;
+        let file = rustix::fs::open(path, mode, rustix::fs::Mode::empty()).map_err(errno)?;
+        let writable = flags & crate::abi::linux::O_ACCMODE != crate::abi::linux::O_RDONLY;
+        Ok(Arc::new(HostFile::new(Arc::new(file), self.inode.clone(), writable)))
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, StatxFlags};
 
 use super::{HostFile, Shared, errno};
-use crate::abi::linux::{O_ACCMODE, O_APPEND, O_DSYNC, O_NOATIME, O_RDONLY, O_SYNC};
+use crate::abi::linux::{O_ACCMODE, O_DSYNC, O_NOATIME, O_RDONLY, O_SYNC};
 use crate::abi::types::Stat;
 use crate::fd::File;
 use crate::fs::perm::{self, Access};
@@ -19,12 +19,17 @@ use crate::fs::{
 };
 use crate::{Errno, Result};
 
+/// Largest extended attribute, and list of names (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
+const XATTR_SIZE: usize = 65536;
+
 /// A file, directory or link of the host, by its place in the tree.
 pub struct HostNode {
     shared: Arc<Shared>,
     place: Mutex<Place>,
     /// For directories in use.
     directory: Mutex<Option<Arc<OwnedFd>>>,
+    /// For what has no name any more, or none yet: the node itself.
+    kept: Mutex<Option<Arc<OwnedFd>>>,
     /// Children that are known, so that a rename can tell them.
     children: Mutex<HashMap<Box<[u8]>, Weak<HostNode>>>,
     kind: u32,
@@ -78,6 +83,7 @@ impl HostNode {
             shared,
             place: Mutex::new(Place { parent, name: name.into() }),
             directory: Mutex::default(),
+            kept: Mutex::default(),
             children: Mutex::default(),
             kind: stat.st_mode & S_IFMT,
             dev: stat.st_dev,
@@ -89,6 +95,9 @@ impl HostNode {
 
     /// The directory it is in (itself for the top) and its name there (empty for the top).
     fn at(&self) -> Result<(Arc<OwnedFd>, Box<[u8]>)> {
+        if let Some(kept) = &*self.kept.lock() {
+            return Ok((kept.clone(), Box::default()));
+        }
         let (parent, name) = {
             let place = self.place.lock();
             (place.parent.clone(), place.name.clone())
@@ -97,6 +106,24 @@ impl HostNode {
             Some(parent) => Ok((parent.dir()?, name)),
             None => Ok((self.shared.top.clone(), name)),
         }
+    }
+
+    /// An `O_PATH` descriptor of the node itself.
+    fn itself(&self) -> Result<Arc<OwnedFd>> {
+        let (parent, name) = self.at()?;
+        if name.is_empty() { Ok(parent) } else { Ok(Arc::new(open(&parent, &name, OFlags::PATH)?)) }
+    }
+
+    /// The name is about to go: whoever has the node in use keeps it.
+    fn keep(&self) {
+        if let Ok(itself) = self.itself() {
+            *self.kept.lock() = Some(itself);
+        }
+    }
+
+    /// The name did not go after all.
+    fn release(&self) {
+        *self.kept.lock() = None;
     }
 
     /// A descriptor of this directory, for calls relative to it.
@@ -119,10 +146,19 @@ impl HostNode {
         let (parent, name) = self.at()?;
         if name.is_empty() {
             // A file that was bound by itself: through its descriptor.
-            let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&*parent));
-            return rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty()).map_err(errno);
+            return rustix::fs::open(through(&parent), flags | OFlags::CLOEXEC, Mode::empty()).map_err(errno);
         }
         open(&parent, &name, flags)
+    }
+
+    fn remove(&self, name: &[u8], child: &Arc<dyn Inode>, flags: AtFlags) -> Result<()> {
+        let child = child.as_any().downcast_ref::<HostNode>().ok_or(Errno::EXDEV)?;
+        child.keep();
+        let done = rustix::fs::unlinkat(&*self.dir()?, name, flags).map_err(errno);
+        if done.is_err() {
+            child.release();
+        }
+        done
     }
 
     fn child(&self, name: &[u8], stat: &Stat) -> Arc<dyn Inode> {
@@ -139,6 +175,11 @@ impl HostNode {
         children.insert(name.into(), Arc::downgrade(&node));
         node
     }
+}
+
+/// A path that leads to what a descriptor stands for.
+fn through(fd: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(fd))
 }
 
 /// Opens one component, never following a link or leaving the directory.
@@ -231,7 +272,8 @@ impl Inode for HostNode {
         match self.kind {
             S_IFDIR => DirFile::open(self, how),
             S_IFREG => {
-                let kept = O_ACCMODE | O_APPEND | O_SYNC | O_DSYNC | O_NOATIME;
+                // Not O_APPEND: it may be set and cleared later, and counts then.
+                let kept = O_ACCMODE | O_SYNC | O_DSYNC | O_NOATIME;
                 let flags = OFlags::from_bits_truncate(how.flags & kept) | OFlags::NONBLOCK;
                 let file = match self.open_host(flags) {
                     Err(Errno::EPERM) if how.flags & O_NOATIME != 0 => self.open_host(flags - OFlags::NOATIME)?,
@@ -279,21 +321,41 @@ impl Inode for HostNode {
     fn link(&self, name: &[u8], target: &Arc<dyn Inode>) -> Result<()> {
         let target = target.as_any().downcast_ref::<HostNode>().ok_or(Errno::EXDEV)?;
         let (from, old) = target.at()?;
+        if old.is_empty() {
+            // It has no name yet (O_TMPFILE).
+            let (path, to) = (through(&from), self.dir()?);
+            rustix::fs::linkat(rustix::fs::CWD, path, &*to, name, AtFlags::SYMLINK_FOLLOW).map_err(errno)?;
+            *target.place.lock() = Place { parent: self.this.upgrade(), name: name.into() };
+            target.release();
+            return Ok(());
+        }
         rustix::fs::linkat(&*from, &*old, &*self.dir()?, name, AtFlags::empty()).map_err(errno)
     }
 
-    fn unlink(&self, name: &[u8], _child: &Arc<dyn Inode>) -> Result<()> {
-        rustix::fs::unlinkat(&*self.dir()?, name, AtFlags::empty()).map_err(errno)
+    fn unlink(&self, name: &[u8], child: &Arc<dyn Inode>) -> Result<()> {
+        self.remove(name, child, AtFlags::empty())
     }
 
-    fn rmdir(&self, name: &[u8], _child: &Arc<dyn Inode>) -> Result<()> {
-        rustix::fs::unlinkat(&*self.dir()?, name, AtFlags::REMOVEDIR).map_err(errno)
+    fn rmdir(&self, name: &[u8], child: &Arc<dyn Inode>) -> Result<()> {
+        self.remove(name, child, AtFlags::REMOVEDIR)
     }
 
     fn rename(&self, old: &[u8], to: &Arc<dyn Inode>, new: &[u8], flags: u32) -> Result<()> {
         let to = to.as_any().downcast_ref::<HostNode>().ok_or(Errno::EXDEV)?;
         let flags = RenameFlags::from_bits_truncate(flags);
-        rustix::fs::renameat_with(&*self.dir()?, old, &*to.dir()?, new, flags).map_err(errno)?;
+        let replaced = match flags.contains(RenameFlags::EXCHANGE) {
+            true => None,
+            false => to.children.lock().get(new).and_then(Weak::upgrade),
+        };
+        if let Some(replaced) = &replaced {
+            replaced.keep();
+        }
+        let done = rustix::fs::renameat_with(&*self.dir()?, old, &*to.dir()?, new, flags).map_err(errno);
+        if let (Err(error), Some(replaced)) = (done, &replaced) {
+            replaced.release();
+            return Err(error);
+        }
+        done?;
         // The known children learn their new places; one lock at a time.
         let moved = self.children.lock().remove(old);
         let target = to.children.lock().remove(new);
@@ -315,15 +377,15 @@ impl Inode for HostNode {
         rustix::fs::readlinkat(&*parent, &*name, Vec::new()).map(|link| link.into_bytes()).map_err(errno)
     }
 
+    /// Through a descriptor, so that no link can be put into the name's place meanwhile.
     fn set_attr(&self, attr: &SetAttr) -> Result<()> {
-        let (parent, name) = self.at()?;
-        let name = if name.is_empty() { Box::from(&b"."[..]) } else { name };
+        let itself = self.itself()?;
         if attr.uid.is_some() || attr.gid.is_some() {
             let (uid, gid) = (attr.uid.map(rustix::fs::Uid::from_raw), attr.gid.map(rustix::fs::Gid::from_raw));
-            rustix::fs::chownat(&*parent, &*name, uid, gid, AtFlags::SYMLINK_NOFOLLOW).map_err(errno)?;
+            rustix::fs::chownat(&*itself, "", uid, gid, AtFlags::EMPTY_PATH).map_err(errno)?;
         }
         if let Some(bits) = attr.mode {
-            rustix::fs::chmodat(&*parent, &*name, mode(bits), AtFlags::empty()).map_err(errno)?;
+            rustix::fs::chmod(through(&itself), mode(bits)).map_err(errno)?;
         }
         if let Some(size) = attr.size {
             let file = self.open_host(OFlags::WRONLY | OFlags::NONBLOCK)?;
@@ -332,13 +394,51 @@ impl Inode for HostNode {
         if attr.atime.is_some() || attr.mtime.is_some() {
             let times =
                 rustix::fs::Timestamps { last_access: time(attr.atime), last_modification: time(attr.mtime) };
-            rustix::fs::utimensat(&*parent, &*name, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(errno)?;
+            rustix::fs::utimensat(&*itself, "", &times, AtFlags::EMPTY_PATH).map_err(errno)?;
         }
         Ok(())
     }
 
-    fn xattr(&self, _name: &[u8]) -> Result<Vec<u8>> {
-        Err(Errno::ENODATA)
+    fn make_unnamed(&self, new: &NewNode<'_>) -> Result<Arc<dyn Inode>> {
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let path = through(&*self.dir()?);
+        let file = rustix::fs::open(path, flags, mode(new.mode)).map_err(errno)?;
+        let _ = rustix::fs::fchmod(&file, mode(new.mode));
+        let stat = statx(&file, b"")?;
+        let node = HostNode::build(self.shared.clone(), self.this.upgrade(), b"", &stat);
+        *node.kept.lock() = Some(Arc::new(file));
+        Ok(node)
+    }
+
+    fn xattr(&self, name: &[u8]) -> Result<Vec<u8>> {
+        let mut value = vec![0; XATTR_SIZE];
+        let len = rustix::fs::getxattr(through(&*self.itself()?), name, value.as_mut_slice()).map_err(errno)?;
+        value.truncate(len);
+        Ok(value)
+    }
+
+    fn set_xattr(&self, name: &[u8], value: &[u8], flags: u32) -> Result<()> {
+        let flags = rustix::fs::XattrFlags::from_bits_truncate(flags);
+        rustix::fs::setxattr(through(&*self.itself()?), name, value, flags).map_err(errno)
+    }
+
+    fn remove_xattr(&self, name: &[u8]) -> Result<()> {
+        rustix::fs::removexattr(through(&*self.itself()?), name).map_err(errno)
+    }
+
+    /// Only those that are a user's own: others speak of the host's policies.
+    fn list_xattr(&self) -> Result<Vec<Vec<u8>>> {
+        if !matches!(self.kind, S_IFREG | S_IFDIR) {
+            return Ok(Vec::new());
+        }
+        let mut names = vec![0u8; XATTR_SIZE];
+        let len = match rustix::fs::listxattr(through(&*self.itself()?), names.as_mut_slice()) {
+            Err(rustix::io::Errno::OPNOTSUPP) => 0,
+            other => other.map_err(errno)?,
+        };
+        names.truncate(len);
+        let all = names.split(|byte| *byte == 0).filter(|name| name.starts_with(b"user."));
+        Ok(all.map(<[u8]>::to_vec).collect())
     }
 
     fn slot(&self) -> Option<&Slot> {

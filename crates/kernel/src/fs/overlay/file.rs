@@ -107,6 +107,13 @@ impl File for OverlayFile {
         Some(self.node.clone())
     }
 
+    fn reopen(self: Arc<Self>, flags: u32, within: bool) -> Result<Arc<dyn File>> {
+        if !within {
+            return Err(Errno::EACCES);
+        }
+        Ok(Arc::new(OverlayFile::new(self.node.clone(), self.lower.clone(), flags)))
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }

@@ -53,7 +53,8 @@ fn show_devices(_about: &About, _who: Who<'_>) -> Result<Vec<u8>> {
 }
 
 fn show_filesystems(_about: &About, _who: Who<'_>) -> Result<Vec<u8>> {
-    let kinds = ["sysfs", "tmpfs", "proc", "cgroup2", "devtmpfs", "sockfs", "pipefs", "devpts", "overlay", "mqueue"];
+    let kinds =
+        ["sysfs", "tmpfs", "proc", "cgroup2", "devtmpfs", "sockfs", "pipefs", "devpts", "overlay", "mqueue"];
     Ok(kinds.iter().map(|kind| format!("nodev\t{kind}\n")).collect::<String>().into_bytes())
 }
 
