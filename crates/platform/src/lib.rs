@@ -168,6 +168,12 @@ pub trait Thread: Send {
     /// Wakes up to `count` waiters of the futex word at `address`, shared or private; how many were woken.
     fn futex_wake(&mut self, address: u64, count: u32) -> Result<u64, Gone>;
 
+    /// Registers or unregisters the thread's restartable sequences with the host (rseq(2)); `ENOSYS` where the
+    /// platform does not. A thread that ends must be unregistered before its memory may go.
+    fn rseq(&mut self, _area: u64, _len: u32, _flags: u32, _signature: u32) -> Result<Result<u64, Errno>, Gone> {
+        Ok(Err(Errno::ENOSYS))
+    }
+
     /// What other kernel threads may do to this one.
     fn control(&self) -> Arc<dyn ThreadControl>;
 

@@ -635,6 +635,13 @@ impl Thread for SeccompThread {
         Ok(woken)
     }
 
+    fn rseq(&mut self, area: u64, len: u32, flags: u32, signature: u32) -> Result<Result<u64, Errno>, Gone> {
+        self.freeze_for_order()?;
+        let args = [area, u64::from(len), u64::from(flags), u64::from(signature), 0, 0];
+        self.put_order(libc::SYS_rseq as u64, args);
+        Ok(Errno::check(self.order(action::ORDER)?))
+    }
+
     fn control(&self) -> Arc<dyn ThreadControl> {
         self.control.clone()
     }

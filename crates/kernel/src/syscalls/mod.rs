@@ -17,7 +17,7 @@ mod poll;
 mod prctl;
 mod process;
 pub mod rw;
-mod sched;
+pub mod sched;
 mod signal;
 mod socket;
 mod splice;

@@ -21,8 +21,11 @@ crate::calls! {
     314 sched_setattr sched_setattr, 3 Partial("recorded, and reported back");
     315 sched_getattr sched_getattr, 4 Full;
     324 membarrier membarrier, 3 Partial("answered by the platform's own calls");
-    334 rseq rseq, 4 Refused("registered by the platform or not at all");
+    334 rseq rseq, 4 Partial("the host's, as far as the platform can");
 }
+
+/// `RSEQ_FLAG_UNREGISTER`.
+pub const RSEQ_UNREGISTER: u32 = 1;
 
 const SCHED_FIFO: u32 = 1;
 const SCHED_RR: u32 = 2;
@@ -246,6 +249,9 @@ fn membarrier(_cx: &mut Ctx<'_>, command: i32, flags: u32, _cpu: i32) -> SysResu
     }
 }
 
-fn rseq(_cx: &mut Ctx<'_>, _area: u64, _len: u32, _flags: i32, _signature: u32) -> SysResult {
-    Err(Errno::ENOSYS)
+/// The host's own registration, remembered so that a dying thread can take it back in time.
+fn rseq(cx: &mut Ctx<'_>, area: u64, len: u32, flags: u32, signature: u32) -> SysResult {
+    let result = cx.thread.rseq(area, len, flags, signature).map_err(|_| Errno::ENOSYS)??;
+    *cx.task.rseq.lock() = (flags & RSEQ_UNREGISTER == 0).then_some((area, len, signature));
+    Ok(result)
 }

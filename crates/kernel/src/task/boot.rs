@@ -169,6 +169,7 @@ impl World {
             comm: b"coracle".to_vec(),
             signals: signal::TaskSignals::default(),
             clear_child_tid: 0,
+            rseq: None,
             no_new_privs: false,
             sched: Sched::new(&self.config),
         })

@@ -193,6 +193,8 @@ fn copy_task(
         comm: task.comm(),
         signals: signal::TaskSignals::cloned(&task.signals, args.flags),
         clear_child_tid: if has(CLONE_CHILD_CLEARTID) { args.child_tid } else { 0 },
+        // The host does the same (`rseq_fork()`).
+        rseq: if has(CLONE_VM) { None } else { *task.rseq.lock() },
         no_new_privs: task.no_new_privs.load(Ordering::Relaxed),
         sched: copy_sched(&task.sched.lock()),
     })

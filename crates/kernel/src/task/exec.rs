@@ -324,9 +324,11 @@ fn become_program(
         return Err(Errno::EAGAIN);
     }
     let old = task.mm();
-    let _ = robust::release(task, &*old.space, cx.thread);
+    let alone = super::exit::is_alone(&old);
+    let _ = robust::release(task, &*old.space, cx.thread, alone);
     super::exit::account_thread(task);
     usage::settle_space(&task.process, &old);
+    *task.rseq.lock() = None;
     *task.control.lock() = thread.control();
     *task.mm.lock() = mm.clone();
     *task.process.mm.lock() = Some(mm);

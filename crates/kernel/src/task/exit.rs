@@ -21,7 +21,7 @@ const CLD_DUMPED: i32 = 3;
 pub(super) fn finish(task: &Arc<Task>, mut thread: Box<dyn Thread>) {
     let mm = task.mm();
     if !task.worker_is_gone() {
-        let _ = robust::release(task, &*mm.space, &mut *thread);
+        let _ = robust::release(task, &*mm.space, &mut *thread, is_alone(&mm));
     }
     signal::task_exits(task);
     close_files(task, task.take_files());
@@ -35,6 +35,11 @@ pub(super) fn finish(task: &Arc<Task>, mut thread: Box<dyn Thread>) {
     }
     thread.retire();
     task.world.thread_gone();
+}
+
+/// Only the calling thread still runs in `mm`: one reference is its own, one its process's, one in our hands.
+pub(super) fn is_alone(mm: &Arc<crate::mm::AddressSpace>) -> bool {
+    Arc::strong_count(mm) <= 3
 }
 
 /// Closes every descriptor if this was the last user of the table.

@@ -20,6 +20,8 @@ mod robust;
 mod run;
 mod stop;
 #[cfg(test)]
+mod tests;
+#[cfg(test)]
 pub(crate) mod testing;
 mod tree;
 pub mod usage;
@@ -77,6 +79,8 @@ pub struct Task {
     pub robust_list: AtomicU64,
     /// Where a futex call was last sent back to be made in the host.
     pub futex_site: AtomicU64,
+    /// What the host was told of the thread's rseq area: address, length, signature.
+    pub rseq: Mutex<Option<(u64, u32, u32)>>,
     /// `PR_SET_PDEATHSIG`.
     pub pdeath_signal: AtomicI32,
     /// `PR_SET_NO_NEW_PRIVS`.
@@ -132,6 +136,7 @@ pub(crate) struct TaskSeed {
     pub comm: Vec<u8>,
     pub signals: signal::TaskSignals,
     pub clear_child_tid: u64,
+    pub rseq: Option<(u64, u32, u32)>,
     pub no_new_privs: bool,
     pub sched: Sched,
 }
@@ -156,6 +161,7 @@ impl Task {
             signals: seed.signals,
             clear_child_tid: AtomicU64::new(seed.clear_child_tid),
             robust_list: AtomicU64::new(0),
+            rseq: Mutex::new(seed.rseq),
             futex_site: AtomicU64::new(0),
             pdeath_signal: AtomicI32::new(0),
             no_new_privs: AtomicBool::new(seed.no_new_privs),

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use coracle_platform::{Gone, Space, Thread};
 
 use super::Task;
+use crate::syscalls::sched::RSEQ_UNREGISTER;
 use crate::abi::linux::{FUTEX_OWNER_DIED, FUTEX_TID_MASK, FUTEX_WAITERS};
 
 /// `ROBUST_LIST_LIMIT`: a guest may have made the list a circle.
@@ -14,16 +15,43 @@ const LIMIT: usize = 2048;
 const ATTEMPTS: usize = 1000;
 
 /// Called by the thread's own kernel thread, with the worker alive and the guest at rest; also in `execve`.
-pub(super) fn release(task: &Task, space: &dyn Space, thread: &mut dyn Thread) -> Result<(), Gone> {
+/// `alone`: nobody else uses the address space, so nobody can see what happens to it.
+pub(super) fn release(
+    task: &Task,
+    space: &dyn Space,
+    thread: &mut dyn Thread,
+    alone: bool,
+) -> Result<(), Gone> {
     let head = task.robust_list.swap(0, Ordering::Relaxed);
     if head != 0 {
         walk(task.tid(), head, space, thread)?;
+    }
+    if alone {
+        return Ok(());
+    }
+    // Whoever waits for the word below may unmap the area at once, and the host writes to it whenever it
+    // interrupts the thread.
+    if let Some((area, len, signature)) = task.rseq.lock().take() {
+        let _ = thread.rseq(area, len, RSEQ_UNREGISTER, signature)?;
     }
     let address = task.clear_child_tid.swap(0, Ordering::Relaxed);
     if address != 0 && space.write(address, &0u32.to_ne_bytes()) == 4 {
         thread.futex_wake(address, 1)?;
     }
     Ok(())
+}
+
+fn words<const N: usize>(space: &dyn Space, address: u64) -> Option<[u64; N]> {
+    let mut bytes = [0; 64];
+    let bytes = bytes.get_mut(..N * 8)?;
+    if space.read(address, bytes) < bytes.len() {
+        return None;
+    }
+    let mut words = [0; N];
+    for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(8)) {
+        *word = chunk.first_chunk::<8>().map_or(0, |chunk| u64::from_ne_bytes(*chunk));
+    }
+    Some(words)
 }
 
 fn word(space: &dyn Space, address: u64) -> Option<u64> {
@@ -37,11 +65,7 @@ fn split(entry: u64) -> (u64, bool) {
 }
 
 fn walk(tid: u32, head: u64, space: &dyn Space, thread: &mut dyn Thread) -> Result<(), Gone> {
-    let (Some(first), Some(offset), Some(pending)) =
-        (word(space, head), word(space, head.wrapping_add(8)), word(space, head.wrapping_add(16)))
-    else {
-        return Ok(());
-    };
+    let Some([first, offset, pending]) = words::<3>(space, head) else { return Ok(()) };
     let (pending, pending_pi) = split(pending);
     let (mut entry, mut pi) = split(first);
     for _ in 0..LIMIT {

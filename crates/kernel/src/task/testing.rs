@@ -78,6 +78,7 @@ impl Guest {
             comm: b"test".to_vec(),
             signals: signal::TaskSignals::default(),
             clear_child_tid: 0,
+            rseq: None,
             no_new_privs: false,
             sched: Sched {
                 policy: 0,
