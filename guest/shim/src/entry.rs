@@ -78,6 +78,22 @@ lane1_\name:
     identity getegid, {EGID}
 lane1_end:
 
+    /* Copies RCX bytes from RSI to RDI upwards. The guest's direction flag may say otherwise and must stay as it
+       is: a first load shows which way it points. Loses RAX and R11. */
+    .macro copy
+    mov %rsi, %r11
+    lodsb
+    cmp %r11, %rsi
+    mov %r11, %rsi
+    ja 1f
+    cld
+    rep movsb
+    std
+    jmp 2f
+1:  rep movsb
+2:
+    .endm
+
     /* Lane 3: the call goes into the port. */
     .macro save
     mov %eax, %gs:{FLAGS}
@@ -128,7 +144,7 @@ lane3_bytes1:
     mov %rdx, %rcx
     mov %gs:{SELF}, %rdi
     add ${STAGE_IN}, %rdi
-    rep movsb
+    copy
     mov %rdx, %rcx
     sub %rdx, %rsi
 stage_end:
@@ -198,16 +214,17 @@ replied:
     mov %gs:{SELF}, %rdx
     lea {OUT}(%rdx), %r9
     .globl copy_begin, copy_end, copy_failed
-1:  mov (%r9), %rdi
+next_output:
+    mov (%r9), %rdi
     mov 8(%r9), %esi
     mov 12(%r9), %ecx
     add %rdx, %rsi
 copy_begin:
-    rep movsb
+    copy
 copy_end:
     add $16, %r9
     dec %r8d
-    jnz 1b
+    jnz next_output
 finish:
     mov %gs:{ARGS}, %rdi
     mov %gs:{ARGS}+8, %rsi
