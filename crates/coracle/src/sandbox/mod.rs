@@ -45,6 +45,9 @@ pub fn run(config: &Config) -> Result<Outcome, Error> {
     let mut view = view::build(config)?;
     startup::step("view of files built");
     let world = World::new(platform, world_config(config, cpus), view.vfs);
+    if matches!(config.net, crate::config::Net::Host) {
+        world.ipc.use_host_network();
+    }
     let mut parts = view::BuiltParts { upper: &mut view.upper, budget: &view.budget };
     view::mount_all(&world, config, &cred, &mut parts)?;
     startup::step("kernel's own file systems mounted");

@@ -3,12 +3,13 @@
 pub mod epoll;
 pub mod eventfd;
 pub mod glue;
+pub mod mqueue;
 pub mod pipe;
 pub mod socket;
 pub mod sysv;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -19,11 +20,23 @@ pub struct Ipc {
     /// Guards the shape of nested epolls.
     pub epoll_nesting: Mutex<()>,
     pub unix: Arc<socket::unix::Space>,
+    host_network: AtomicBool,
     pub inet: Arc<socket::inet::Space>,
     pub sysv: sysv::Sysv,
+    pub mqueue: mqueue::Names,
 }
 
 impl Ipc {
+    /// Sockets of the internet families are the host's from now on (`--net host`).
+    pub fn use_host_network(&self) {
+        self.host_network.store(true, Ordering::Relaxed);
+    }
+
+    /// They are.
+    pub fn host_network(&self) -> bool {
+        self.host_network.load(Ordering::Relaxed)
+    }
+
     /// A fresh inode number of pipefs or sockfs.
     pub fn next_ino(&self) -> u64 {
         // Below lie the shared anonymous inodes.

@@ -12,6 +12,7 @@ mod limits;
 mod memory;
 pub mod names;
 pub mod path;
+mod mqueue;
 mod pipe;
 mod poll;
 mod prctl;
@@ -43,6 +44,7 @@ const AREAS: &[&[Call]] = &[
     memory::CALLS,
     names::CALLS,
     path::CALLS,
+    mqueue::CALLS,
     pipe::CALLS,
     poll::CALLS,
     prctl::CALLS,

@@ -4,6 +4,7 @@
 //! Lock order: the lists of names, then a socket's state, then its inbox, then wait queues; never two sockets'
 //! states at once. Packets are dropped under none of them: they can hold the last reference to a file.
 
+mod host;
 pub mod inbox;
 pub mod inet;
 pub mod options;

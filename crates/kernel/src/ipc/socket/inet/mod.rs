@@ -1,11 +1,11 @@
 //! `AF_INET` and `AF_INET6` inside the sandbox: a network that consists of a loopback interface, up, with
 //! 127.0.0.0/8 and ::1; everything else is unreachable. ip(7), tcp(7), udp(7).
 
-mod address;
+pub(super) mod address;
 mod lo;
 mod netlink;
 mod ports;
-mod settings;
+pub(super) mod settings;
 mod tcp;
 #[cfg(test)]
 mod tests;
@@ -17,13 +17,14 @@ pub use self::lo::ioctl as interface_ioctl;
 pub use self::ports::Space;
 use self::tcp::TcpSocket;
 use self::udp::UdpSocket;
+use super::host::HostSocket;
 use super::{Kind, Socket};
 use crate::abi::net::{AF_INET, AF_INET6, AF_NETLINK, AF_PACKET};
 use crate::call::Ctx;
 use crate::{Errno, Result};
 
-const IPPROTO_TCP: u32 = 6;
-const IPPROTO_UDP: u32 = 17;
+pub(super) const IPPROTO_TCP: u32 = 6;
+pub(super) const IPPROTO_UDP: u32 = 17;
 const NETLINK_ROUTE: u32 = 0;
 /// Events of devices: nothing ever happens.
 const NETLINK_KOBJECT_UEVENT: u32 = 15;
@@ -35,6 +36,13 @@ pub fn open(cx: &Ctx<'_>, domain: u32, kind: Result<Kind>, protocol: u32) -> Res
         AF_NETLINK => return netlink(cx, kind?, protocol),
         AF_PACKET => return Err(Errno::EPERM),
         _ => return Err(Errno::EAFNOSUPPORT),
+    }
+    if cx.task.world.ipc.host_network() {
+        return match kind? {
+            kind @ (Kind::Stream | Kind::Datagram) => Ok(HostSocket::open(domain, kind, protocol)?),
+            Kind::Raw => Err(Errno::EPERM),
+            Kind::SeqPacket => Err(Errno::ESOCKTNOSUPPORT),
+        };
     }
     let space = &cx.task.world.ipc.inet;
     match (kind?, protocol) {

@@ -1,0 +1,190 @@
+//! POSIX message queues: mq_overview(7), ipc/mqueue.c.
+
+use std::any::Any;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+use super::glue;
+use crate::abi::types::Stat;
+use crate::fd::{File, Io};
+use crate::fs::S_IFREG;
+use crate::mem::Sink;
+use crate::signal::{self, SigInfo, Signal};
+use crate::task::{Process, Task};
+use crate::wait::{Events, PollTable, WaitQueue};
+use crate::{Errno, Result};
+
+/// Priorities are below this.
+pub const MQ_PRIO_MAX: u32 = 32768;
+/// `SI_MESGQ`.
+const SI_MESGQ: i32 = -3;
+/// The device number of mqueuefs.
+const MQUEUE_DEV: u64 = 19;
+
+/// Names of one world's queues.
+#[derive(Default)]
+pub struct Names(pub Mutex<HashMap<Vec<u8>, Arc<Queue>>>);
+
+/// What a queue is made with.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    pub max_messages: usize,
+    pub message_size: usize,
+    pub mode: u32,
+    pub owner: (u32, u32),
+}
+
+/// One queue.
+pub struct Queue {
+    pub shape: Shape,
+    ino: u64,
+    state: Mutex<State>,
+    readable: WaitQueue,
+    writable: WaitQueue,
+}
+
+#[derive(Default)]
+struct State {
+    /// Highest priority first, in order of arrival among equals.
+    messages: VecDeque<(u32, Vec<u8>)>,
+    /// Threads inside `mq_receive`.
+    receivers: usize,
+    notify: Option<Notify>,
+}
+
+/// Who is told when a message arrives at the empty queue.
+pub struct Notify {
+    pub process: Weak<Process>,
+    /// `None`: `SIGEV_NONE`.
+    pub signal: Option<Signal>,
+    pub value: u64,
+}
+
+impl Queue {
+    pub fn new(task: &Task, shape: Shape) -> Queue {
+        Queue {
+            shape,
+            ino: task.world.ipc.next_ino(),
+            state: Mutex::default(),
+            readable: WaitQueue::new(),
+            writable: WaitQueue::new(),
+        }
+    }
+
+    /// Messages waiting.
+    pub fn count(&self) -> usize {
+        self.state.lock().messages.len()
+    }
+
+    /// Appends a message, taking `bytes`; `EAGAIN` while it is full.
+    pub fn send(&self, task: &Task, priority: u32, bytes: &mut Vec<u8>) -> Result<()> {
+        let mut state = self.state.lock();
+        if state.messages.len() >= self.shape.max_messages {
+            return Err(Errno::EAGAIN);
+        }
+        let was_empty = state.messages.is_empty();
+        let at = state.messages.iter().position(|(other, _)| *other < priority);
+        let at = at.unwrap_or(state.messages.len());
+        state.messages.insert(at, (priority, std::mem::take(bytes)));
+        let notify = if was_empty && state.receivers == 0 { state.notify.take() } else { None };
+        drop(state);
+        self.readable.wake_all();
+        if let Some(Notify { process, signal: Some(number), value }) = notify
+            && let Some(process) = process.upgrade()
+        {
+            let info = SigInfo::queue(number, SI_MESGQ, task.pid(), task.cred().uid, value);
+            let _ = signal::send_to_process(&process, number, info);
+        }
+        Ok(())
+    }
+
+    /// Hands the first message to `deliver` and removes it if that succeeds; `EAGAIN` if there is none.
+    pub fn receive(&self, deliver: impl FnOnce(u32, &[u8]) -> Result<()>) -> Result<usize> {
+        let mut state = self.state.lock();
+        let (priority, bytes) = state.messages.front().ok_or(Errno::EAGAIN)?;
+        deliver(*priority, bytes)?;
+        let len = bytes.len();
+        state.messages.pop_front();
+        drop(state);
+        self.writable.wake_all();
+        Ok(len)
+    }
+
+    /// Counts a thread in or out of `mq_receive`: messages for it are announced to nobody else.
+    pub fn count_receiver(&self, enters: bool) {
+        let mut state = self.state.lock();
+        state.receivers = if enters { state.receivers + 1 } else { state.receivers.saturating_sub(1) };
+    }
+
+    /// `mq_notify`: `EBUSY` if somebody else is registered; `None` takes the own registration back.
+    pub fn set_notify(&self, process: &Arc<Process>, notify: Option<Notify>) -> Result<()> {
+        let mut state = self.state.lock();
+        let holder = state.notify.as_ref().and_then(|notify| notify.process.upgrade());
+        match (notify, holder) {
+            (None, Some(holder)) if Arc::ptr_eq(&holder, process) => state.notify = None,
+            (None, _) => {}
+            (Some(_), Some(_)) => return Err(Errno::EBUSY),
+            (new, None) => state.notify = new,
+        }
+        Ok(())
+    }
+
+    /// Where to wait for messages, or for room.
+    pub fn watch(&self, table: &mut PollTable, write: bool) {
+        table.watch(if write { &self.writable } else { &self.readable });
+    }
+}
+
+/// A queue as an open file.
+pub struct MqFile(pub Arc<Queue>);
+
+impl File for MqFile {
+    /// What the queue's file in mqueuefs shows (mqueue_read_file()).
+    fn read(&self, _io: &Io<'_>, offset: u64, into: &mut dyn Sink) -> Result<usize> {
+        let state = self.0.state.lock();
+        let size: usize = state.messages.iter().map(|(_, bytes)| bytes.len()).sum();
+        let notify = state.notify.as_ref();
+        let signal = notify.and_then(|notify| notify.signal).map_or(0, Signal::number);
+        let pid = notify.and_then(|notify| notify.process.upgrade()).map_or(0, |process| process.pid);
+        drop(state);
+        let text = format!("QSIZE:{size:<10} NOTIFY:{:<5} SIGNO:{signal:<5} NOTIFY_PID:{pid:<6}\n", 0);
+        let rest = usize::try_from(offset).ok().and_then(|at| text.as_bytes().get(at..)).unwrap_or_default();
+        if rest.is_empty() { Ok(0) } else { into.put(rest) }
+    }
+
+    fn seekable(&self) -> bool {
+        true
+    }
+
+    fn poll(&self, table: &mut PollTable) -> Events {
+        table.watch_for(&self.0.readable, Events::READ);
+        table.watch_for(&self.0.writable, Events::WRITE);
+        let count = self.0.count();
+        let mut ready = Events::empty();
+        if count > 0 {
+            ready |= Events::READ;
+        }
+        if count < self.0.shape.max_messages {
+            ready |= Events::WRITE;
+        }
+        ready
+    }
+
+    fn stat(&self) -> Result<Stat> {
+        let shape = &self.0.shape;
+        let time = std::time::SystemTime::now();
+        let stat = glue::anonymous_stat(S_IFREG | shape.mode, MQUEUE_DEV, self.0.ino, shape.owner, time);
+        Ok(Stat { st_size: 80, ..stat })
+    }
+
+    /// A queue forgets who wanted to be told when that process closes it (mqueue_flush_file()).
+    fn flush(&self, task: &Arc<Task>) -> Result<()> {
+        self.0.set_notify(&task.process, None)
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
