@@ -55,7 +55,7 @@ pub fn run(config: &Config) -> Result<Outcome, Error> {
         world.set_tracer(Arc::new(trace::Strace::new(filter.clone())));
     }
     let ended = Arc::new(Ended::default());
-    let files = streams::inherit(config.limits.output, &world, &ended)?;
+    let files = streams::inherit(config.limits.output, (cred.uid, cred.gid), &world, &ended)?;
     let environment = config.env.resolve(std::env::vars_os());
     let cwd = view::working_directory(&world, config, &cred)?;
     let terminal = relay::Terminal::save();

@@ -39,7 +39,8 @@ impl Drop for Relay {
     }
 }
 
-/// From the terminal they go to all of the guest, as to a foreground process group; others to its first program.
+/// From the terminal they go to the foreground process group, or to all of the guest where there is none; others
+/// to its first program.
 pub fn start(world: &Arc<World>, first: &Arc<Process>) -> Relay {
     let list = [SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGTSTP, SIGCONT, SIGWINCH, SIGUSR1, SIGUSR2];
     let Ok(mut signals) = Signals::new(list) else {
@@ -59,9 +60,18 @@ pub fn start(world: &Arc<World>, first: &Arc<Process>) -> Relay {
 fn pass(world: &Weak<World>, first: &Weak<Process>, signal: i32) {
     let (Some(world), Some(first)) = (world.upgrade(), first.upgrade()) else { return };
     match signal {
-        SIGINT | SIGQUIT | SIGWINCH | SIGCONT => world.signal_all(signal),
+        SIGINT | SIGQUIT | SIGWINCH | SIGCONT => {
+            if world.signal_foreground(signal).is_none() {
+                world.signal_all(signal);
+            }
+        }
         SIGTSTP => {
-            world.signal_all(signal);
+            // A job of a shell inside stops alone.
+            match world.signal_foreground(signal) {
+                Some(false) => return,
+                Some(true) => {}
+                None => world.signal_all(signal),
+            }
             drop((world, first));
             // Stop as the shell expects of the job that it sees: this process.
             let _ = signal_hook::low_level::raise(signal_hook::consts::SIGSTOP);

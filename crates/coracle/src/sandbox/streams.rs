@@ -7,13 +7,20 @@ use std::sync::atomic::Ordering;
 use coracle_kernel::abi::linux::SIGKILL;
 use coracle_kernel::fd::OpenFile;
 use coracle_kernel::fs::dev::stream::{HostStream, OutputLimit};
+use coracle_kernel::fs::dev::terminal;
 use coracle_kernel::world::World;
 
 use super::Ended;
 use crate::Error;
 
 /// Descriptors 0 to 2, as far as this process has them.
-pub fn inherit(limit: Option<u64>, world: &Arc<World>, ended: &Arc<Ended>) -> Result<Vec<Arc<OpenFile>>, Error> {
+/// A terminal among them becomes the controlling terminal of the first session; its node belongs to `owner`.
+pub fn inherit(
+    limit: Option<u64>,
+    owner: (u32, u32),
+    world: &Arc<World>,
+    ended: &Arc<Ended>,
+) -> Result<Vec<Arc<OpenFile>>, Error> {
     let limit = limit.map(|bytes| {
         let (world, ended) = (Arc::downgrade(world), ended.clone());
         OutputLimit::new(bytes, move || {
@@ -36,7 +43,9 @@ pub fn inherit(limit: Option<u64>, world: &Arc<World>, ended: &Arc<Ended>) -> Re
             source: std::io::Error::from_raw_os_error(errno.raw()),
         })?;
         let position = stream.position();
-        let file = OpenFile::new(Arc::new(stream), mode);
+        let stream = Arc::new(stream);
+        let place = if stream.is_terminal() { terminal::adopt(world, &stream, owner).ok() } else { None };
+        let file = OpenFile::with_path(stream, mode, place);
         *file.position.lock() = position;
         files.push(file);
     }

@@ -88,7 +88,12 @@ impl Inode for FileInode {
     fn set_attr(&self, attr: &super::SetAttr) -> Result<()> {
         match self.open.file.inode() {
             Some(inode) => inode.set_attr(attr),
-            None => Err(Errno::EINVAL),
+            // An inherited file, opened with O_TRUNC through /dev/stdout.
+            None if attr.mode.is_none() && attr.uid.is_none() && attr.gid.is_none() => match attr.size {
+                Some(size) => self.open.file.truncate(size),
+                None => Ok(()),
+            },
+            None => Err(Errno::EPERM),
         }
     }
 

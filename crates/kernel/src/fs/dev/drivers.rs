@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 
@@ -30,9 +31,20 @@ pub trait Driver: Send + Sync {
 #[derive(Default)]
 pub struct Devices {
     drivers: RwLock<HashMap<u64, Arc<dyn Driver>>>,
+    /// The terminal that was inherited; 0 for none.
+    console: AtomicU64,
 }
 
 impl Devices {
+    /// The terminal that the sandbox inherited.
+    pub fn console(&self) -> Option<u64> {
+        Some(self.console.load(Ordering::Relaxed)).filter(|rdev| *rdev != 0)
+    }
+
+    pub(super) fn set_console(&self, rdev: u64) {
+        self.console.store(rdev, Ordering::Relaxed);
+    }
+
     /// `driver` answers for `rdev` from now on.
     pub fn register(&self, rdev: u64, driver: Arc<dyn Driver>) {
         let old = self.drivers.write().insert(rdev, driver);

@@ -3,6 +3,7 @@
 mod chars;
 mod drivers;
 pub mod stream;
+pub mod terminal;
 
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ pub use chars::{Char, CharFile};
 pub use drivers::{Devices, Driver, FULL, NULL, PTMX, RANDOM, TTY, URANDOM, ZERO, open};
 
 use super::mem::{Budget, MemFs};
+use super::standard::directory as standard_path;
 use super::{FileSystem, NewNode, S_IFCHR, S_IFDIR, S_IFLNK, make_dev};
 use crate::Result;
 

@@ -5,7 +5,7 @@
 
 use std::any::Any;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use coracle_platform::MapSource;
@@ -13,9 +13,11 @@ use parking_lot::Mutex;
 use rustix::fs::{FileType, OFlags, SeekFrom};
 use rustix::termios;
 
+use super::terminal;
 use crate::abi::types::Stat;
 use crate::call::Ctx;
 use crate::fd::{File, Io, Mapped};
+use crate::fs::Inode;
 use crate::fs::host::errno;
 use crate::fs::seek_regular;
 use crate::mem::{Sink, Source};
@@ -27,11 +29,13 @@ const TCGETS: u32 = 0x5401;
 const TCSETS: u32 = 0x5402;
 const TCSETSW: u32 = 0x5403;
 const TCSETSF: u32 = 0x5404;
+const TIOCSCTTY: u32 = 0x540e;
 const TIOCGPGRP: u32 = 0x540f;
 const TIOCSPGRP: u32 = 0x5410;
 const TIOCGWINSZ: u32 = 0x5413;
 const TIOCSWINSZ: u32 = 0x5414;
 const FIONREAD: u32 = 0x541b;
+const TIOCNOTTY: u32 = 0x5422;
 const TIOCGSID: u32 = 0x5429;
 
 /// Counts what guests write to inherited streams, and says when it is too much.
@@ -59,6 +63,11 @@ impl OutputLimit {
 pub struct HostStream {
     fd: Arc<OwnedFd>,
     kind: FileType,
+    /// It is a terminal; then its device number counts.
+    terminal: bool,
+    rdev: u64,
+    /// The node in the guest's `/dev` that stands for the terminal.
+    node: OnceLock<Arc<dyn Inode>>,
     limit: Option<Arc<OutputLimit>>,
     /// Where the guest's open file believes to be. The host's position, which others share and move (standard
     /// output and error often are one file), counts for sequential reads and writes.
@@ -76,7 +85,16 @@ impl HostStream {
         let flags = rustix::fs::fcntl_getfl(&fd).map_err(errno)?;
         let mode = (flags & (OFlags::RWMODE | OFlags::APPEND)).bits();
         let kind = FileType::from_raw_mode(stat.st_mode);
-        let stream = HostStream { fd: Arc::new(fd), kind, limit, believed: Mutex::new(0) };
+        let terminal = kind == FileType::CharacterDevice && termios::isatty(&fd);
+        let stream = HostStream {
+            fd: Arc::new(fd),
+            kind,
+            terminal,
+            rdev: stat.st_rdev,
+            node: OnceLock::new(),
+            limit,
+            believed: Mutex::new(0),
+        };
         let position = stream.position();
         *stream.believed.lock() = position;
         Ok((stream, mode))
@@ -107,13 +125,32 @@ impl HostStream {
         self.regular() || !host_ready(&self.fd, interest).is_empty()
     }
 
-    fn is_terminal(&self) -> bool {
-        self.kind == FileType::CharacterDevice && termios::isatty(&self.fd)
+    /// It is a terminal.
+    pub fn is_terminal(&self) -> bool {
+        self.terminal
+    }
+
+    /// The host's name for the terminal.
+    pub fn terminal_name(&self) -> Option<String> {
+        termios::ttyname(&self.fd, Vec::new()).ok()?.into_string().ok()
+    }
+
+    pub(super) fn set_node(&self, node: &Arc<dyn Inode>) {
+        let _ = self.node.set(node.clone());
+    }
+
+    /// Output of background processes stops them where the terminal is set so (`TOSTOP`).
+    fn check_output(&self, io: &Io<'_>) -> Result<()> {
+        if !self.terminal || !terminal::in_background(io.task, self.rdev) {
+            return Ok(());
+        }
+        let stops = termios::tcgetattr(&self.fd).is_ok_and(|now| now.local_modes.contains(termios::LocalModes::TOSTOP));
+        if stops { terminal::before_change(io.task, self.rdev) } else { Ok(()) }
     }
 }
 
 impl File for HostStream {
-    fn read(&self, _io: &Io<'_>, offset: u64, into: &mut dyn Sink) -> Result<usize> {
+    fn read(&self, io: &Io<'_>, offset: u64, into: &mut dyn Sink) -> Result<usize> {
         if self.regular() {
             return self.at(offset, |at| {
                 let from = at.unwrap_or_else(|| self.position());
@@ -125,6 +162,9 @@ impl File for HostStream {
                 Ok(count)
             });
         }
+        if self.terminal {
+            terminal::before_read(io.task, self.rdev)?;
+        }
         if into.remaining() == 0 {
             return Ok(0);
         }
@@ -135,7 +175,8 @@ impl File for HostStream {
         into.fill(wanted.min(64 << 10), &mut |room| rustix::io::read(&self.fd, room).map_err(errno))
     }
 
-    fn write(&self, _io: &Io<'_>, offset: u64, from: &mut dyn Source) -> Result<usize> {
+    fn write(&self, io: &Io<'_>, offset: u64, from: &mut dyn Source) -> Result<usize> {
+        self.check_output(io)?;
         let mut buffer = vec![0; from.remaining().min(64 << 10)];
         // A pipe that is ready takes PIPE_BUF bytes without blocking; more could block this thread.
         let step = if self.kind == FileType::Fifo || self.kind == FileType::Socket { 4096 } else { buffer.len() };
@@ -217,6 +258,9 @@ impl File for HostStream {
     }
 
     fn stat(&self) -> Result<Stat> {
+        if let Some(node) = self.node.get() {
+            return node.stat();
+        }
         crate::fs::host::statx(&self.fd, b"")
     }
 
@@ -236,6 +280,19 @@ impl File for HostStream {
         }
     }
 
+    fn inode(&self) -> Option<Arc<dyn Inode>> {
+        self.node.get().cloned()
+    }
+
+    /// Pipes and the like are what they are however they are opened; sockets cannot be (`sock_no_open()`).
+    fn reopen(self: Arc<Self>, _flags: u32, within: bool) -> Result<Arc<dyn File>> {
+        match (self.kind, within) {
+            (FileType::Socket, _) => Err(Errno::ENXIO),
+            (_, false) => Err(Errno::EACCES),
+            _ => Ok(self),
+        }
+    }
+
     /// Terminals: what programs need, never what would type into the host's terminal (`TIOCSTI`).
     fn ioctl(&self, cx: &mut Ctx<'_>, command: u32, argument: u64) -> SysResult {
         if command == FIONREAD {
@@ -252,6 +309,7 @@ impl File for HostStream {
                 cx.mem().write_bytes(argument, &encode(&attributes))?;
             }
             TCSETS | TCSETSW | TCSETSF => {
+                terminal::before_change(&cx.task, self.rdev)?;
                 let mut bytes = [0; TERMIOS];
                 cx.mem().read_bytes(argument, &mut bytes)?;
                 let mut attributes = termios::tcgetattr(&self.fd).map_err(errno)?;
@@ -273,14 +331,19 @@ impl File for HostStream {
             // The size is the host's to set.
             TIOCSWINSZ => return Err(Errno::EPERM),
             TIOCGPGRP => {
-                let group = cx.task.process.pgid();
+                let group = terminal::foreground(&cx.task, self.rdev)?;
                 cx.mem().write(argument, &group)?;
             }
             TIOCGSID => {
-                let session = cx.task.process.sid();
+                let session = terminal::session(&cx.task, self.rdev)?;
                 cx.mem().write(argument, &session)?;
             }
-            TIOCSPGRP => {}
+            TIOCSPGRP => {
+                let group: i32 = cx.mem().read(argument)?;
+                terminal::set_foreground(&cx.task, self.rdev, group)?;
+            }
+            TIOCSCTTY => terminal::acquire(&cx.task, self.rdev)?,
+            TIOCNOTTY => terminal::give_up(&cx.task, self.rdev)?,
             _ => return Err(Errno::ENOTTY),
         }
         Ok(0)

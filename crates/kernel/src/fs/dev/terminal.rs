@@ -1,0 +1,169 @@
+//! The terminal that a sandbox inherits, as the controlling terminal of its first session
+//! (drivers/tty/tty_jobctrl.c, ioctl_tty(2)).
+
+use std::sync::Arc;
+
+use super::stream::HostStream;
+use super::{Driver, standard_path};
+use crate::fd::File;
+use crate::fs::{Inode, NewNode, Opening, PathRef, S_IFCHR};
+use crate::signal::{self, SIG_IGN, SigInfo, Signal};
+use crate::task::{Session, Task, Terminal, exit};
+use crate::world::{FIRST_PID, World};
+use crate::{Errno, Result};
+
+/// Opens the inherited terminal again: the same host descriptor serves.
+struct Inherited(Arc<HostStream>);
+
+impl Driver for Inherited {
+    fn open(&self, _inode: Arc<dyn Inode>, _how: &Opening<'_>) -> Result<Arc<dyn File>> {
+        Ok(self.0.clone())
+    }
+}
+
+/// Makes a terminal that was inherited known: a node under its name in `/dev`, owned by `owner`, and control of
+/// the first session. Returns its place.
+pub fn adopt(world: &Arc<World>, stream: &Arc<HostStream>, owner: (u32, u32)) -> Result<PathRef> {
+    let rdev = stream.stat()?.st_rdev;
+    let name = stream.terminal_name().unwrap_or_else(|| String::from("/dev/console"));
+    let (dir, file) = name.rsplit_once('/').ok_or(Errno::ENOENT)?;
+    let dir = standard_path(world, dir)?;
+    let dentry = match dir.dentry.child(file.as_bytes(), true, false) {
+        Ok((dentry, _)) => dentry,
+        Err(Errno::ENOENT) => {
+            let (uid, gid) = owner;
+            let new = NewNode { mode: S_IFCHR | 0o620, uid, gid, rdev, target: b"" };
+            let inode = dir.inode().make(file.as_bytes(), &new)?;
+            dir.dentry.made(file.as_bytes(), inode)
+        }
+        Err(error) => return Err(error),
+    };
+    stream.set_node(dentry.inode());
+    world.devices.register(rdev, Arc::new(Inherited(stream.clone())));
+    let session = world.init().session();
+    let mut terminal = session.terminal.lock();
+    if terminal.is_none() {
+        *terminal = Some(Terminal { rdev, foreground: FIRST_PID });
+        world.devices.set_console(rdev);
+    }
+    Ok(PathRef { mount: dir.mount, dentry })
+}
+
+impl World {
+    /// Sends what the inherited terminal would send to its foreground group; `None`
+    /// without one. The value says whether the first program is in that group.
+    pub fn signal_foreground(&self, number: i32) -> Option<bool> {
+        let rdev = self.devices.console()?;
+        let sessions = self.processes().into_iter().map(|process| process.session());
+        let mut terminals = sessions.filter_map(|session| *session.terminal.lock());
+        let foreground = terminals.find(|terminal| terminal.rdev == rdev)?.foreground;
+        let signal = Signal::new(number).ok()?;
+        signal::send_to_group(self, foreground, signal, SigInfo::kernel(signal));
+        Some(self.process(FIRST_PID).is_some_and(|first| first.pgid() == foreground))
+    }
+}
+
+/// The session of `task`, if `rdev` is its controlling terminal: `ENOTTY`.
+fn controlled(task: &Task, rdev: u64) -> Result<(Arc<Session>, Terminal)> {
+    let session = task.process.session();
+    let terminal = *session.terminal.lock();
+    match terminal {
+        Some(terminal) if terminal.rdev == rdev => Ok((session, terminal)),
+        _ => Err(Errno::ENOTTY),
+    }
+}
+
+/// `__tty_check_change()`: a process in the background is stopped by `number` unless it ignores or blocks that.
+/// `Ok(false)`: it is in the background, and does.
+fn check(task: &Arc<Task>, rdev: u64, number: u32) -> Result<bool> {
+    let Ok((_, terminal)) = controlled(task, rdev) else { return Ok(true) };
+    let group = task.process.pgid();
+    if terminal.foreground == group {
+        return Ok(true);
+    }
+    let signal = Signal::new(number as i32)?;
+    let ignored = task.process.signals.dispositions().get(signal).handler == SIG_IGN;
+    if ignored || task.signals.blocked().has(signal) {
+        return Ok(false);
+    }
+    if exit::is_group_orphaned(&task.world, &task.process) {
+        return Err(Errno::EIO);
+    }
+    signal::send_to_group(&task.world, group, signal, SigInfo::kernel(signal));
+    Err(Errno::ERESTARTSYS)
+}
+
+/// Before a read (`job_control()` in drivers/tty/n_tty.c): in the background `SIGTTIN`, or `EIO`.
+pub fn before_read(task: &Arc<Task>, rdev: u64) -> Result<()> {
+    if check(task, rdev, crate::abi::linux::SIGTTIN)? { Ok(()) } else { Err(Errno::EIO) }
+}
+
+/// Before a change of settings, or a write while `TOSTOP` is set: in the background `SIGTTOU`.
+pub fn before_change(task: &Arc<Task>, rdev: u64) -> Result<()> {
+    check(task, rdev, crate::abi::linux::SIGTTOU).map(drop)
+}
+
+/// The caller's group is in the background of this terminal.
+pub fn in_background(task: &Task, rdev: u64) -> bool {
+    controlled(task, rdev).is_ok_and(|(_, terminal)| terminal.foreground != task.process.pgid())
+}
+
+/// `TIOCGPGRP`.
+pub fn foreground(task: &Task, rdev: u64) -> Result<u32> {
+    controlled(task, rdev).map(|(_, terminal)| terminal.foreground)
+}
+
+/// `TIOCGSID`.
+pub fn session(task: &Task, rdev: u64) -> Result<u32> {
+    controlled(task, rdev).map(|(session, _)| session.sid)
+}
+
+/// `TIOCSPGRP`: only to a group of the caller's session.
+pub fn set_foreground(task: &Arc<Task>, rdev: u64, group: i32) -> Result<()> {
+    before_change(task, rdev)?;
+    let (session, _) = controlled(task, rdev)?;
+    let group = u32::try_from(group).map_err(|_| Errno::EINVAL)?;
+    let member = task.world.group(group).into_iter().next().ok_or(Errno::ESRCH)?;
+    if member.sid() != session.sid {
+        return Err(Errno::EPERM);
+    }
+    if let Some(terminal) = &mut *session.terminal.lock() {
+        terminal.foreground = group;
+    }
+    Ok(())
+}
+
+/// `TIOCSCTTY`: for a session leader without a terminal, if no other session has this one (`tiocsctty()`).
+pub fn acquire(task: &Arc<Task>, rdev: u64) -> Result<()> {
+    let session = task.process.session();
+    if session.sid != task.pid() {
+        return Err(Errno::EPERM);
+    }
+    let mut others = task.world.processes().into_iter().map(|process| process.session());
+    let taken = others.any(|other| {
+        other.sid != session.sid && other.terminal.lock().is_some_and(|terminal| terminal.rdev == rdev)
+    });
+    let mut terminal = session.terminal.lock();
+    match &*terminal {
+        Some(terminal) if terminal.rdev == rdev => Ok(()),
+        None if !taken => {
+            *terminal = Some(Terminal { rdev, foreground: task.process.pgid() });
+            Ok(())
+        }
+        _ => Err(Errno::EPERM),
+    }
+}
+
+/// `TIOCNOTTY`: a leader gives the terminal up for its session, whose foreground group is hung up. What another
+/// member does is forgotten: the terminal belongs to the session here, not to its processes.
+pub fn give_up(task: &Arc<Task>, rdev: u64) -> Result<()> {
+    let (session, terminal) = controlled(task, rdev)?;
+    if session.sid == task.pid() {
+        *session.terminal.lock() = None;
+        for member in task.world.group(terminal.foreground) {
+            signal::send_kernel(&member, crate::abi::linux::SIGHUP as i32);
+            signal::send_kernel(&member, crate::abi::linux::SIGCONT as i32);
+        }
+    }
+    Ok(())
+}
