@@ -284,7 +284,8 @@ impl File for HostStream {
         self.node.get().cloned()
     }
 
-    /// Pipes and the like are what they are however they are opened; sockets cannot be (`sock_no_open()`).
+    /// The same stream: what it was not inherited for, it cannot be opened for. Sockets cannot be opened at all
+    /// (`sock_no_open()`).
     fn reopen(self: Arc<Self>, _flags: u32, within: bool) -> Result<Arc<dyn File>> {
         match (self.kind, within) {
             (FileType::Socket, _) => Err(Errno::ENXIO),
@@ -357,11 +358,6 @@ impl File for HostStream {
             FileType::RegularFile => String::from("/dev/stdin"),
             _ => format!("pipe:[{}]", self.stat().map_or(0, |stat| stat.st_ino)),
         }
-    }
-
-    /// The same stream: what it was not inherited for, it cannot be opened for.
-    fn reopen(self: Arc<Self>, _flags: u32, within: bool) -> Result<Arc<dyn File>> {
-        if within { Ok(self) } else { Err(Errno::EACCES) }
     }
 
     fn as_any(&self) -> &dyn Any {
