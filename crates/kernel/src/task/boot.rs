@@ -14,8 +14,8 @@ use super::process::Seed;
 use super::tree::Number;
 use super::{Cred, Links, Process, Rlimits, Sched, Session, Task, TaskSeed, load, run};
 use crate::abi::linux::{
-    RLIM_NLIMITS, RLIMIT_CORE, RLIMIT_MEMLOCK, RLIMIT_MSGQUEUE, RLIMIT_NICE, RLIMIT_NOFILE, RLIMIT_RTPRIO,
-    RLIMIT_SIGPENDING, RLIMIT_STACK, SIGCHLD, SIGKILL,
+    RLIM_NLIMITS, RLIMIT_CORE, RLIMIT_CPU, RLIMIT_DATA, RLIMIT_FSIZE, RLIMIT_MEMLOCK, RLIMIT_MSGQUEUE, RLIMIT_NICE,
+    RLIMIT_NOFILE, RLIMIT_NPROC, RLIMIT_RTPRIO, RLIMIT_SIGPENDING, RLIMIT_STACK, SIGCHLD, SIGKILL,
 };
 use crate::abi::types::Rlimit;
 use crate::fd::{FdEntry, FdTable, OpenFile};
@@ -38,22 +38,33 @@ pub struct Spawn {
     pub files: Vec<Arc<OpenFile>>,
 }
 
-/// What programs find when nobody set limits; the numbers of a common desktop.
-fn default_rlimits() -> Rlimits {
+/// The limits that the sandbox was started with. Address space is not limited, because reservations would
+/// count, and descriptors are the usual number, because the kernel raises its own.
+fn inherited_rlimits() -> Rlimits {
+    use rustix::process::{Resource, getrlimit};
     let mut limits = [Rlimit { cur: u64::MAX, max: u64::MAX }; RLIM_NLIMITS as usize];
-    for (which, cur, max) in [
-        (RLIMIT_STACK, 8 << 20, u64::MAX),
-        (RLIMIT_CORE, 0, u64::MAX),
-        (RLIMIT_NOFILE, 1024, 1 << 20),
-        (RLIMIT_MEMLOCK, 8 << 20, 8 << 20),
-        (RLIMIT_SIGPENDING, 31_000, 31_000),
-        (RLIMIT_MSGQUEUE, 819_200, 819_200),
-        (RLIMIT_NICE, 0, 0),
-        (RLIMIT_RTPRIO, 0, 0),
+    for (which, resource) in [
+        (RLIMIT_CPU, Resource::Cpu),
+        (RLIMIT_FSIZE, Resource::Fsize),
+        (RLIMIT_DATA, Resource::Data),
+        (RLIMIT_STACK, Resource::Stack),
+        (RLIMIT_CORE, Resource::Core),
+        (RLIMIT_NPROC, Resource::Nproc),
+        (RLIMIT_NOFILE, Resource::Nofile),
+        (RLIMIT_MEMLOCK, Resource::Memlock),
+        (RLIMIT_SIGPENDING, Resource::Sigpending),
+        (RLIMIT_MSGQUEUE, Resource::Msgqueue),
+        (RLIMIT_NICE, Resource::Nice),
+        (RLIMIT_RTPRIO, Resource::Rtprio),
     ] {
         if let Some(limit) = limits.get_mut(which as usize) {
-            *limit = Rlimit { cur, max };
+            let host = getrlimit(resource);
+            *limit = Rlimit { cur: host.current.unwrap_or(u64::MAX), max: host.maximum.unwrap_or(u64::MAX) };
         }
+    }
+    if let Some(files) = limits.get_mut(RLIMIT_NOFILE as usize) {
+        files.max = files.max.min(1 << 20);
+        files.cur = files.max.min(1024);
     }
     limits
 }
@@ -67,7 +78,7 @@ impl Process {
             pid: 1,
             links: Links { parent: Weak::new(), parent_tid: 0, children: Vec::new(), pgid: 1, session },
             signals: signal::ProcessSignals::default(),
-            rlimits: default_rlimits(),
+            rlimits: inherited_rlimits(),
             mm: None,
             exit_signal: SIGCHLD as i32,
             oom_score_adj: 0,
@@ -146,7 +157,7 @@ impl World {
                 session: init.session(),
             },
             signals: signal::ProcessSignals::default(),
-            rlimits: default_rlimits(),
+            rlimits: inherited_rlimits(),
             mm: Some(mm.clone()),
             exit_signal: SIGCHLD as i32,
             oom_score_adj: 0,
