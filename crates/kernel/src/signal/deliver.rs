@@ -137,20 +137,21 @@ fn handle(
 ) -> Result<(), coracle_platform::Gone> {
     let task = cx.task.clone();
     finish_call(cx, action, call)?;
-    let (mask, altstack, fault) = {
+    let plan = {
         let own = task.signals.own();
-        (own.saved.unwrap_or(task.signals.blocked()), own.altstack, own.fault)
+        let mask = own.saved.unwrap_or(task.signals.blocked());
+        frame::Plan { signal, info, action, mask, altstack: own.altstack, fault: own.fault, cr2: own.cr2 }
     };
+    let altstack = plan.altstack;
     let space = cx.space.clone();
     let regs = cx.thread.freeze(0)?;
-    let plan = frame::Plan { signal, info, action, mask, altstack, fault };
     match frame::build(&*space, regs, &plan) {
         Ok(()) => {
             let mut own = task.signals.own();
             own.saved = None;
             own.restart = None;
             if altstack.flags & frame::SS_AUTODISARM != 0 {
-                own.altstack = super::AltStack::default();
+                own.altstack = super::AltStack::RESET;
             }
             drop(own);
             let mut blocked = task.signals.blocked().union(SigSet(action.mask));

@@ -98,7 +98,14 @@ pub fn force_fault(task: &Arc<Task>, fault: &Fault) {
         task.process.begin_exit(fault.signal & 0x7f);
         return;
     };
-    task.signals.own().fault = Some(*fault);
+    {
+        let mut own = task.signals.own();
+        own.fault = Some(*fault);
+        // X86_TRAP_PF
+        if fault.trap_number == 14 {
+            own.cr2 = fault.address;
+        }
+    }
     force(task, SigInfo::fault(signal, fault.code, fault.address), false);
 }
 
@@ -124,7 +131,7 @@ pub(super) fn force(task: &Arc<Task>, info: SigInfo, fatal: bool) {
 pub fn exec(task: &Arc<Task>) {
     task.process.signals.reset_dispositions();
     let mut own = task.signals.own();
-    own.altstack = super::AltStack::default();
+    own.altstack = super::AltStack { flags: own.altstack.flags, ..super::AltStack::default() };
     own.restart = None;
     drop(own);
     crate::time::posix::delete_all(&task.process);

@@ -41,12 +41,14 @@ pub(super) struct Own {
     pub restart: Option<RestartBlock>,
     /// The last processor exception, for `sigcontext`.
     pub fault: Option<Fault>,
+    /// Address of the last page fault.
+    pub cr2: u64,
     /// On its way out; no signal is given to it any more.
     pub exiting: bool,
 }
 
 /// The alternate stack as the guest set it; `size` 0 for none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AltStack {
     pub sp: u64,
     pub size: u64,
@@ -54,14 +56,10 @@ pub struct AltStack {
     pub flags: i32,
 }
 
-impl Default for AltStack {
-    /// As `sas_ss_reset()` leaves it.
-    fn default() -> Self {
-        AltStack { sp: 0, size: 0, flags: SS_DISABLE }
-    }
-}
-
 impl AltStack {
+    /// As `sas_ss_reset()` leaves it.
+    pub const RESET: AltStack = AltStack { sp: 0, size: 0, flags: SS_DISABLE };
+
     /// As `stack_t` with these flags.
     pub fn to_guest(self, flags: i32) -> SigAltStack {
         SigAltStack { sp: self.sp, flags, pad0: 0, size: self.size }
@@ -86,7 +84,7 @@ impl TaskSignals {
     /// (`sas_ss_reset()` in kernel/fork.c for `CLONE_VM` without `CLONE_VFORK`).
     pub fn cloned(parent: &TaskSignals, flags: u64) -> TaskSignals {
         let same_memory = flags & u64::from(CLONE_VM | CLONE_VFORK) == u64::from(CLONE_VM);
-        let altstack = if same_memory { AltStack::default() } else { parent.own().altstack };
+        let altstack = if same_memory { AltStack::RESET } else { parent.own().altstack };
         let own = Mutex::new(Own { altstack, ..Own::default() });
         TaskSignals { blocked: AtomicU64::new(parent.blocked().0), own, ..TaskSignals::default() }
     }
