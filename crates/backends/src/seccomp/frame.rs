@@ -38,12 +38,12 @@ pub struct Place {
 /// Finds the frame that the guest's handler names; `None` if it names nonsense.
 pub fn locate(port: &Port, port_address: u64) -> Option<Place> {
     let frame = port.get64(word::FRAME).wrapping_sub(port_address);
-    if !Port::contains(frame, UCONTEXT as u64) || frame % 8 != 0 {
+    if !Port::contains(frame, UCONTEXT as u64) || !frame.is_multiple_of(8) {
         return None;
     }
     let frame = frame as usize;
     let fpstate = port.get64(frame + FPSTATE).wrapping_sub(port_address);
-    let xstate = if Port::contains(fpstate, 512) && fpstate % 64 == 0 {
+    let xstate = if Port::contains(fpstate, 512) && fpstate.is_multiple_of(64) {
         let at = fpstate as usize;
         let magic = port.get32(at + SW_BYTES);
         let size = if magic == FP_XSTATE_MAGIC1 { port.get32(at + SW_BYTES + 16) as usize } else { 512 };

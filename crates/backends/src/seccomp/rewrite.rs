@@ -210,7 +210,7 @@ fn mov_before(worker: &Worker, site: u64, number: u64) -> Option<Plan> {
         return None;
     }
     let mut arrives = false;
-    let aligned = (0..=at).filter(|from| (start + *from as u64) % 16 == 0);
+    let aligned = (0..=at).filter(|from| (start + *from as u64).is_multiple_of(16));
     for from in aligned {
         let mut through = false;
         let mut decoder = Decoder::with_ip(64, &bytes[from..LOOK], start + from as u64, DecoderOptions::NONE);

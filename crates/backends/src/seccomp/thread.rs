@@ -185,7 +185,7 @@ impl SeccompThread {
     }
 
     /// Makes sure there is a frame (or that the thread is at its start). Only handlers take all orders.
-    fn into_handler(&mut self) -> Result<(), Gone> {
+    fn enter_handler(&mut self) -> Result<(), Gone> {
         if !matches!(self.at, At::Fast) {
             return Ok(());
         }
@@ -331,7 +331,7 @@ impl SeccompThread {
         let At::Frame(place) = self.at else { return self.lied("faulted without a frame") };
         let signal = self.port.get32(word::SIGNAL) as i32;
         let info = self.port.get64(word::INFO).wrapping_sub(self.address());
-        if !Port::contains(info, 128) || info % 8 != 0 {
+        if !Port::contains(info, 128) || !info.is_multiple_of(8) {
             return self.lied("faulted without a siginfo");
         }
         let code = self.port.get32(info as usize + 8) as i32;
@@ -610,7 +610,7 @@ impl Thread for SeccompThread {
     }
 
     fn compare_exchange(&mut self, address: u64, old: u32, new: u32) -> Result<Result<u32, Errno>, Gone> {
-        if address % 4 != 0 || address >= self.worker.base {
+        if !address.is_multiple_of(4) || address >= self.worker.base {
             return Ok(Err(Errno::EFAULT));
         }
         self.freeze_for_order()?;
@@ -671,7 +671,7 @@ impl SeccompThread {
                 _ => self.lied("did not get ready"),
             };
         }
-        self.into_handler()
+        self.enter_handler()
     }
 
     fn resume_with_memory(&mut self, call: &MemoryCall) -> Result<u32, Gone> {

@@ -52,8 +52,7 @@ fn read_shape(cx: &mut Ctx<'_>, mode: u32, attr: Addr) -> Result<Shape> {
             (messages, size)
         }
     };
-    let (most, longest) =
-        if privileged { (HARD_MESSAGES, HARD_SIZE) } else { (DEFAULT_MESSAGES, DEFAULT_SIZE) };
+    let (most, longest) = if privileged { (HARD_MESSAGES, HARD_SIZE) } else { (DEFAULT_MESSAGES, DEFAULT_SIZE) };
     if !(1..=most).contains(&messages) || !(1..=longest).contains(&size) {
         return Err(Errno::EINVAL);
     }
@@ -89,7 +88,6 @@ fn mq_open(cx: &mut Ctx<'_>, name: Addr, flags: u32, mode: u32, attr: Addr) -> S
     // Always close-on-exec.
     glue::install(cx, Arc::new(MqFile(queue)), flags & (O_ACCMODE | O_NONBLOCK), true)
 }
-
 
 fn mq_unlink(cx: &mut Ctx<'_>, name: Addr) -> SysResult {
     let name = read_name(cx, name)?;

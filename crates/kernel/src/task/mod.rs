@@ -20,9 +20,9 @@ mod robust;
 mod run;
 mod stop;
 #[cfg(test)]
-mod tests;
-#[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 mod tree;
 pub mod usage;
 pub mod wait;

@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use coracle_platform::{Gone, Space, Thread};
 
 use super::Task;
-use crate::syscalls::sched::RSEQ_UNREGISTER;
 use crate::abi::linux::{FUTEX_OWNER_DIED, FUTEX_TID_MASK, FUTEX_WAITERS};
+use crate::syscalls::sched::RSEQ_UNREGISTER;
 
 /// `ROBUST_LIST_LIMIT`: a guest may have made the list a circle.
 const LIMIT: usize = 2048;
@@ -16,12 +16,7 @@ const ATTEMPTS: usize = 1000;
 
 /// Called by the thread's own kernel thread, with the worker alive and the guest at rest; also in `execve`.
 /// `alone`: nobody else uses the address space, so nobody can see what happens to it.
-pub(super) fn release(
-    task: &Task,
-    space: &dyn Space,
-    thread: &mut dyn Thread,
-    alone: bool,
-) -> Result<(), Gone> {
+pub(super) fn release(task: &Task, space: &dyn Space, thread: &mut dyn Thread, alone: bool) -> Result<(), Gone> {
     let head = task.robust_list.swap(0, Ordering::Relaxed);
     if head != 0 {
         walk(task.tid(), head, space, thread)?;

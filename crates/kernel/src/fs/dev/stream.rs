@@ -5,8 +5,8 @@
 
 use std::any::Any;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use coracle_platform::MapSource;
 use parking_lot::Mutex;
@@ -144,7 +144,8 @@ impl HostStream {
         if !self.terminal || !terminal::in_background(io.task, self.rdev) {
             return Ok(());
         }
-        let stops = termios::tcgetattr(&self.fd).is_ok_and(|now| now.local_modes.contains(termios::LocalModes::TOSTOP));
+        let stops =
+            termios::tcgetattr(&self.fd).is_ok_and(|now| now.local_modes.contains(termios::LocalModes::TOSTOP));
         if stops { terminal::before_change(io.task, self.rdev) } else { Ok(()) }
     }
 }

@@ -58,7 +58,14 @@ impl HostSocket {
     }
 
     fn new(fd: OwnedFd, domain: u32, kind: Kind, options: Options) -> Arc<HostSocket> {
-        Arc::new(HostSocket { fd: Arc::new(fd), domain, kind, options, settings: Settings::default(), unsent: Mutex::default() })
+        Arc::new(HostSocket {
+            fd: Arc::new(fd),
+            domain,
+            kind,
+            options,
+            settings: Settings::default(),
+            unsent: Mutex::default(),
+        })
     }
 
     /// Sends what was left over; `true` if nothing is any longer.
@@ -219,7 +226,9 @@ impl Socket for HostSocket {
 
     fn recv(&self, message: &mut Incoming<'_>) -> Result<usize> {
         let passed = message.flags & (MSG_OOB | MSG_PEEK);
-        let flags = RecvFlags::from_bits_retain(passed | MSG_DONTWAIT | if self.kind == Kind::Datagram { MSG_TRUNC } else { 0 });
+        let flags = RecvFlags::from_bits_retain(
+            passed | MSG_DONTWAIT | if self.kind == Kind::Datagram { MSG_TRUNC } else { 0 },
+        );
         let mut buffer = vec![0; message.sink.remaining().min(CHUNK)];
         let (count, full, from) = recvfrom(&*self.fd, buffer.as_mut_slice(), flags).map_err(errno)?;
         message.full_len = full;
