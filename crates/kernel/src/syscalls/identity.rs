@@ -126,7 +126,8 @@ fn setresuid(cx: &mut Ctx<'_>, uid: u32, euid: u32, suid: u32) -> SysResult {
     let old = cx.task.cred();
     let mut new = (*old).clone();
     let allowed = |id: u32| id == KEEP || [old.uid, old.euid, old.suid].contains(&id);
-    if !(allowed(uid) && allowed(euid) && allowed(suid)) && !old.capable(Caps::SETUID) {
+    let all = [uid, euid, suid].into_iter().all(allowed);
+    if !all && !old.capable(Caps::SETUID) {
         return Err(Errno::EPERM);
     }
     for (place, id) in [(&mut new.uid, uid), (&mut new.euid, euid), (&mut new.suid, suid)] {
@@ -182,7 +183,8 @@ fn setresgid(cx: &mut Ctx<'_>, gid: u32, egid: u32, sgid: u32) -> SysResult {
     let old = cx.task.cred();
     let mut new = (*old).clone();
     let allowed = |id: u32| id == KEEP || [old.gid, old.egid, old.sgid].contains(&id);
-    if !(allowed(gid) && allowed(egid) && allowed(sgid)) && !old.capable(Caps::SETGID) {
+    let all = [gid, egid, sgid].into_iter().all(allowed);
+    if !all && !old.capable(Caps::SETGID) {
         return Err(Errno::EPERM);
     }
     for (place, id) in [(&mut new.gid, gid), (&mut new.egid, egid), (&mut new.sgid, sgid)] {

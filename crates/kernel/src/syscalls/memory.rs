@@ -67,7 +67,7 @@ fn top(cx: &Ctx<'_>) -> u64 {
 
 /// `ksys_mmap_pgoff()` and `do_mmap()` in mm/mmap.c.
 fn mmap(cx: &mut Ctx<'_>, address: u64, len: u64, prot: u32, flags: u32, fd: Fd, offset: u64) -> SysResult {
-    if offset % PAGE_SIZE != 0 {
+    if !offset.is_multiple_of(PAGE_SIZE) {
         return Err(Errno::EINVAL);
     }
     let file = if flags & MAP_ANONYMOUS == 0 { Some(cx.file(fd)?) } else { None };
@@ -102,7 +102,7 @@ fn fix_address(cx: &Ctx<'_>, address: u64, len: u64, fixed: bool) -> Result<u64>
     if address.checked_add(len).is_none_or(|end| end > layout.top) {
         return Err(Errno::ENOMEM);
     }
-    if address % PAGE_SIZE != 0 {
+    if !address.is_multiple_of(PAGE_SIZE) {
         return Err(Errno::EINVAL);
     }
     if address < layout.bottom { Err(Errno::EPERM) } else { Ok(address) }
@@ -171,7 +171,7 @@ fn map_file(
 }
 
 fn munmap(cx: &mut Ctx<'_>, address: u64, len: u64) -> SysResult {
-    if address % PAGE_SIZE != 0 || len == 0 {
+    if !address.is_multiple_of(PAGE_SIZE) || len == 0 {
         return Err(Errno::EINVAL);
     }
     let len = page_ceil(len).ok_or(Errno::EINVAL)?;
@@ -187,7 +187,7 @@ fn mprotect(cx: &mut Ctx<'_>, address: u64, len: u64, prot: u32) -> SysResult {
         // No mapping here grows by itself.
         return Err(Errno::EINVAL);
     }
-    if address % PAGE_SIZE != 0 {
+    if !address.is_multiple_of(PAGE_SIZE) {
         return Err(Errno::EINVAL);
     }
     if len == 0 {
@@ -243,7 +243,7 @@ fn mremap(cx: &mut Ctx<'_>, old: u64, old_len: u64, new_len: u64, flags: u32, ne
     if flags & !(MREMAP_FIXED | MREMAP_MAYMOVE | MREMAP_DONTUNMAP) != 0
         || (flags & MREMAP_FIXED != 0 && flags & MREMAP_MAYMOVE == 0)
         || (flags & MREMAP_DONTUNMAP != 0 && (flags & MREMAP_MAYMOVE == 0 || old_len != new_len))
-        || old % PAGE_SIZE != 0
+        || !old.is_multiple_of(PAGE_SIZE)
     {
         return Err(Errno::EINVAL);
     }
@@ -253,7 +253,7 @@ fn mremap(cx: &mut Ctx<'_>, old: u64, old_len: u64, new_len: u64, flags: u32, ne
         return Err(Errno::EFAULT);
     }
     if flags & (MREMAP_FIXED | MREMAP_DONTUNMAP) != 0
-        && (new % PAGE_SIZE != 0 || new.checked_add(new_len).is_none_or(|end| end > top(cx)))
+        && (!new.is_multiple_of(PAGE_SIZE) || new.checked_add(new_len).is_none_or(|end| end > top(cx)))
     {
         return Err(Errno::EINVAL);
     }
@@ -265,7 +265,7 @@ fn mremap(cx: &mut Ctx<'_>, old: u64, old_len: u64, new_len: u64, flags: u32, ne
 
 fn msync(cx: &mut Ctx<'_>, address: u64, len: u64, flags: u32) -> SysResult {
     if flags & !(MS_ASYNC | MS_INVALIDATE | MS_SYNC) != 0
-        || address % PAGE_SIZE != 0
+        || !address.is_multiple_of(PAGE_SIZE)
         || (flags & MS_ASYNC != 0 && flags & MS_SYNC != 0)
     {
         return Err(Errno::EINVAL);
@@ -286,7 +286,7 @@ fn madvise(cx: &mut Ctx<'_>, address: u64, len: u64, advice: u32) -> SysResult {
     if matches!(advice, 100 | 101) {
         return Err(Errno::EPERM);
     }
-    if !matches!(advice, 0..=4 | 8..=25) || address % PAGE_SIZE != 0 {
+    if !matches!(advice, 0..=4 | 8..=25) || !address.is_multiple_of(PAGE_SIZE) {
         return Err(Errno::EINVAL);
     }
     let len = page_ceil(len).ok_or(Errno::EINVAL)?;
@@ -316,7 +316,7 @@ fn check_mapped(cx: &Ctx<'_>, start: u64, end: u64) -> Result<()> {
 }
 
 fn mincore(cx: &mut Ctx<'_>, address: u64, len: u64, vector: u64) -> SysResult {
-    if address % PAGE_SIZE != 0 {
+    if !address.is_multiple_of(PAGE_SIZE) {
         return Err(Errno::EINVAL);
     }
     check_range(address, len).map_err(|_| Errno::ENOMEM)?;
@@ -397,7 +397,7 @@ fn policy_mode(mode: u32) -> Result<()> {
 }
 
 fn mbind(_cx: &mut Ctx<'_>, start: u64, _len: u64, mode: u32, _nodes: u64, _max: u64, _flags: u32) -> SysResult {
-    if start % PAGE_SIZE != 0 {
+    if !start.is_multiple_of(PAGE_SIZE) {
         return Err(Errno::EINVAL);
     }
     policy_mode(mode).map(|()| 0)

@@ -20,7 +20,7 @@ crate::calls! {
     309 getcpu getcpu, 3 Full;
     314 sched_setattr sched_setattr, 3 Partial("recorded, and reported back");
     315 sched_getattr sched_getattr, 4 Full;
-    324 membarrier membarrier, 3 Partial("answered by the platform's own calls");
+    324 membarrier membarrier, 3 Partial("no GLOBAL_EXPEDITED");
     334 rseq rseq, 4 Partial("the host's, as far as the platform can");
 }
 
@@ -236,15 +236,21 @@ fn getcpu(cx: &mut Ctx<'_>, cpu: Addr, node: Addr, _cache: u64) -> SysResult {
     Ok(0)
 }
 
-/// Barriers proper are the host's; here only what the host refused arrives.
+/// Private barriers are the host's calls, made by the guest thread itself. A global one may as well be made by a
+/// thread of the kernel.
 fn membarrier(_cx: &mut Ctx<'_>, command: i32, flags: u32, _cpu: i32) -> SysResult {
     const QUERY: i32 = 0;
     const GLOBAL: i32 = 1;
+    /// PRIVATE_EXPEDITED, _SYNC_CORE and _RSEQ with their registrations.
+    const PRIVATE: u32 = 8 | 16 | 32 | 64 | 128 | 256;
+    let host = rustix::thread::membarrier_query().bits();
     match command {
         _ if flags != 0 => Err(Errno::EINVAL),
-        QUERY => Ok(GLOBAL as u64),
-        // A round through every CPU by any means is a barrier; the host's call does one for all processes.
-        GLOBAL => Err(Errno::EINVAL),
+        QUERY => Ok(u64::from(host & (PRIVATE | GLOBAL as u32))),
+        GLOBAL => {
+            let done = rustix::thread::membarrier(rustix::thread::MembarrierCommand::Global);
+            done.map(|()| 0).map_err(|_| Errno::EINVAL)
+        }
         _ => Err(Errno::EINVAL),
     }
 }

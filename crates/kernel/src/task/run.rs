@@ -106,7 +106,7 @@ fn serve_call(task: &Arc<Task>, thread: &mut Box<dyn Thread>, number: u64, args:
         match attempt(&mut cx) {
             (_, Go::Exit) => Go::Exit,
             // The common case: nothing pending.
-            (Some(Ok(_)) | None, go) if !task.interrupted() => go,
+            (result, go) if is_final(result) && !task.interrupted() => go,
             (result, _) => settle(&mut cx, result, &mut attempt),
         }
     };
@@ -126,9 +126,16 @@ fn serve_call(task: &Arc<Task>, thread: &mut Box<dyn Thread>, number: u64, args:
     }
 }
 
+/// A result that the guest may see as it is: none of the `ERESTART*`.
+fn is_final(result: Option<SysResult>) -> bool {
+    !matches!(result, Some(Err(error)) if error.raw() >= Errno::ERESTARTSYS.raw())
+}
+
 /// Calls the handler, or says `ENOSYS` and logs it once.
 fn dispatch(cx: &mut Ctx<'_>) -> SysResult {
-    let world = cx.task.world.clone();
+    // The task's own count is this thread's alone; the world's would be fought over by all.
+    let task = cx.task.clone();
+    let world = &*task.world;
     let index = usize::try_from(cx.number).unwrap_or(usize::MAX);
     if let Some(count) = world.stats.calls.get(index) {
         count.fetch_add(1, Ordering::Relaxed);
@@ -138,7 +145,7 @@ fn dispatch(cx: &mut Ctx<'_>) -> SysResult {
     let before = tracer.as_ref().map(|tracer| tracer.enter(cx));
     let result = match syscalls::find(cx.number) {
         Some(call) => (call.handler)(cx, &args),
-        None => unknown(&world, cx),
+        None => unknown(world, cx),
     };
     if let (Some(tracer), Some(before)) = (tracer, before) {
         tracer.leave(cx, before, &result);
@@ -212,8 +219,8 @@ fn settle(cx: &mut Ctx<'_>, mut call: Option<SysResult>, again: &mut Attempt<'_>
             Next::Restart => {}
         }
         match again(cx) {
-            (Some(Ok(_)) | None, go) if !cx.task.interrupted() => return go,
             (_, Go::Exit) => return Go::Exit,
+            (result, go) if is_final(result) && !cx.task.interrupted() => return go,
             (result, _) => call = result,
         }
     }
