@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::abi::types::{Stat, Timespec};
 use crate::call::{Addr, Ctx};
 use crate::fd::{FdEntry, File, OpenFile};
-use crate::fs::{Access, Inode, Last, NewNode, Resolve, S_IFSOCK, Walk, Who};
+use crate::fs::{Access, Inode, Last, NewNode, PathRef, Resolve, S_IFCHR, S_IFSOCK, Walk, Who};
 use crate::signal::{self, SigSet, Signal};
 use crate::task::{Caps, Task};
 use crate::{Errno, Result, SysResult};
@@ -177,4 +177,41 @@ pub fn timespec(time: Timespec) -> Result<Duration> {
     let nanos = u32::try_from(time.tv_nsec).ok().filter(|nanos| *nanos < 1_000_000_000).ok_or(Errno::EINVAL)?;
     let seconds = u64::try_from(time.tv_sec).map_err(|_| Errno::EINVAL)?;
     Ok(Duration::new(seconds, nanos))
+}
+
+/// Runs `work` in `/dev/pts`, as nobody in particular; nothing happens where there is none.
+fn in_pts(world: &crate::world::World, work: impl FnOnce(&PathRef)) {
+    let root = world.vfs.mounts.root();
+    let cred = crate::task::Cred::new(0, 0, Vec::new());
+    let walk = Walk { vfs: &world.vfs, who: Who { cred: &cred, task: None }, root: &root, base: &root };
+    if let Ok(place) = walk.find(b"/dev/pts", Resolve::FOLLOW) {
+        work(&place);
+    }
+}
+
+/// Makes `/dev/pts/N`, owned by the caller and the group of terminals (devpts_pty_new()).
+pub fn make_pts_node(task: &Arc<Task>, number: u32, rdev: u64) -> Result<Option<Arc<dyn Inode>>> {
+    let uid = task.cred().fsuid;
+    let mut made = Ok(None);
+    in_pts(&task.world, |place| {
+        let name = number.to_string().into_bytes();
+        let new = NewNode { mode: S_IFCHR | 0o620, uid, gid: 5, rdev, target: &[] };
+        made = place.inode().make(&name, &new).map(|inode| {
+            place.dentry.made(&name, inode.clone());
+            Some(inode)
+        });
+    });
+    made
+}
+
+/// Removes `/dev/pts/N`.
+pub fn remove_pts_node(world: &crate::world::World, number: u32) {
+    in_pts(world, |place| {
+        let name = number.to_string().into_bytes();
+        if let Ok(child) = place.inode().lookup(&name)
+            && place.inode().unlink(&name, &child).is_ok()
+        {
+            place.dentry.removed(&name);
+        }
+    });
 }

@@ -5,6 +5,7 @@ pub mod eventfd;
 pub mod glue;
 pub mod mqueue;
 pub mod pipe;
+pub mod pty;
 pub mod socket;
 pub mod sysv;
 
@@ -24,6 +25,7 @@ pub struct Ipc {
     pub inet: Arc<socket::inet::Space>,
     pub sysv: sysv::Sysv,
     pub mqueue: mqueue::Names,
+    pub ptys: pty::Numbers,
 }
 
 impl Ipc {

@@ -78,6 +78,9 @@ pub fn open(inode: Arc<dyn Inode>, how: &Opening<'_>) -> Result<Arc<dyn File>> {
 /// `/dev/tty` is the terminal of the caller's session (`tty_open_current_tty()`): `ENXIO` without one.
 fn open_registered(rdev: u64, inode: Arc<dyn Inode>, how: &Opening<'_>) -> Result<Arc<dyn File>> {
     let task = how.who.task.ok_or(Errno::ENXIO)?;
+    if rdev == PTMX {
+        return crate::ipc::pty::open_master(task);
+    }
     let rdev = if rdev == TTY {
         let session = task.process.session();
         let terminal = *session.terminal.lock();

@@ -270,7 +270,13 @@ impl Socket for HostSocket {
     }
 
     fn poll(&self, table: &mut PollTable) -> Events {
-        let all = Events::IN | Events::PRI | Events::OUT | Events::RDHUP | Events::RDNORM | Events::WRNORM;
+        let all = Events::IN
+            | Events::PRI
+            | Events::OUT
+            | Events::RDHUP
+            | Events::RDNORM
+            | Events::WRNORM
+            | Events::WRBAND;
         table.watch_host(&self.fd, all);
         let _ = self.flush(&mut self.unsent.lock());
         host_ready(&self.fd, all)

@@ -1,0 +1,196 @@
+//! What `ioctl` does to terminals: ioctl_tty(2), drivers/tty/tty_io.c, tty_ioctl.c, tty_jobctrl.c.
+
+use std::sync::Arc;
+
+use super::line::{TERMIOS, Termios};
+use super::{Pty, hang_up};
+use crate::abi::ioctl::*;
+use crate::abi::linux::{O_ACCMODE, O_CLOEXEC, O_NONBLOCK};
+use crate::call::Ctx;
+use crate::ipc::glue;
+use crate::signal::Signal;
+use crate::task::{Caps, Terminal};
+use crate::{Errno, Result, SysResult};
+
+/// On the master's side.
+pub(super) fn master(pty: &Arc<Pty>, cx: &mut Ctx<'_>, command: u32, argument: u64) -> SysResult {
+    match command {
+        TIOCGPTN => cx.mem().write(argument, &pty.number)?,
+        TIOCSPTLCK => {
+            let locked: i32 = cx.mem().read(argument)?;
+            pty.state.lock().locked = locked != 0;
+        }
+        TIOCGPTLCK => {
+            let locked = i32::from(pty.state.lock().locked);
+            cx.mem().write(argument, &locked)?;
+        }
+        TIOCGPTPEER => {
+            let flags = argument as u32;
+            let slave = Arc::new(pty.open_slave(flags, &cx.task.clone(), pty.node.get().cloned())?);
+            let open = flags & (O_ACCMODE | O_NONBLOCK);
+            return glue::install(cx, slave, open, flags & O_CLOEXEC != 0);
+        }
+        TIOCPKT => {
+            let on: i32 = cx.mem().read(argument)?;
+            pty.state.lock().packet = on != 0;
+        }
+        TIOCINQ => {
+            let count = pty.state.lock().line.output();
+            cx.mem().write(argument, &(count as i32))?;
+        }
+        TIOCGPGRP => {
+            let group = pty.foreground().unwrap_or(0);
+            cx.mem().write(argument, &group)?;
+        }
+        TIOCGSID => {
+            let session = pty.session().ok_or(Errno::ENOTTY)?;
+            cx.mem().write(argument, &session.sid)?;
+        }
+        _ => return either(pty, cx, command, argument),
+    }
+    Ok(0)
+}
+
+/// On the terminal's side.
+pub(super) fn slave(pty: &Arc<Pty>, cx: &mut Ctx<'_>, command: u32, argument: u64) -> SysResult {
+    if pty.state.lock().master_closed {
+        return Err(Errno::EIO);
+    }
+    match command {
+        TIOCINQ => {
+            let count = pty.state.lock().line.readable();
+            cx.mem().write(argument, &(count as i32))?;
+        }
+        TIOCOUTQ => {
+            let count = pty.state.lock().line.output();
+            cx.mem().write(argument, &(count as i32))?;
+        }
+        TIOCGPGRP => {
+            let group = own_terminal(pty, cx)?.foreground;
+            cx.mem().write(argument, &group)?;
+        }
+        TIOCSPGRP => set_foreground(pty, cx, argument)?,
+        TIOCGSID => {
+            own_terminal(pty, cx)?;
+            let session = cx.task.process.sid();
+            cx.mem().write(argument, &session)?;
+        }
+        TIOCSCTTY => take_terminal(pty, cx, argument)?,
+        TIOCNOTTY => give_terminal_up(pty, cx)?,
+        _ => return either(pty, cx, command, argument),
+    }
+    Ok(0)
+}
+
+fn either(pty: &Arc<Pty>, cx: &mut Ctx<'_>, command: u32, argument: u64) -> SysResult {
+    match command {
+        TCGETS => {
+            let bytes = pty.state.lock().line.termios.to_bytes();
+            cx.mem().write_bytes(argument, &bytes)?;
+        }
+        TCSETS | TCSETSW | TCSETSF => {
+            pty.check_foreground(&cx.task.clone(), Signal::SIGTTOU)?;
+            let bytes: [u8; TERMIOS] = cx.mem().read(argument)?;
+            let mut state = pty.state.lock();
+            if command == TCSETSF {
+                state.line.flush(true, false);
+            }
+            state.line.set_termios(Termios::from_bytes(&bytes));
+            drop(state);
+            pty.queue.wake_all();
+        }
+        TIOCGWINSZ => {
+            let size = pty.state.lock().size;
+            cx.mem().write(argument, &size)?;
+        }
+        TIOCSWINSZ => {
+            let size: [u16; 4] = cx.mem().read(argument)?;
+            let old = std::mem::replace(&mut pty.state.lock().size, size);
+            if old != size {
+                pty.signal(Signal::SIGWINCH);
+            }
+        }
+        TCFLSH => {
+            pty.check_foreground(&cx.task.clone(), Signal::SIGTTOU)?;
+            let (input, output) = match argument {
+                0 => (true, false),
+                1 => (false, true),
+                2 => (true, true),
+                _ => return Err(Errno::EINVAL),
+            };
+            pty.state.lock().line.flush(input, output);
+            pty.queue.wake_all();
+        }
+        TCXONC => {
+            match argument {
+                0 => pty.state.lock().line.stopped = true,
+                1 => pty.state.lock().line.stopped = false,
+                2 | 3 => {}
+                _ => return Err(Errno::EINVAL),
+            }
+            pty.queue.wake_all();
+        }
+        // Output is never on its way, breaks mean nothing, and exclusive use is nobody's here.
+        TCSBRK | TCSBRKP | TIOCEXCL | TIOCNXCL => {}
+        _ => return Err(Errno::ENOTTY),
+    }
+    Ok(0)
+}
+
+/// The caller's controlling terminal, if this is it; else `ENOTTY`.
+fn own_terminal(pty: &Pty, cx: &Ctx<'_>) -> Result<Terminal> {
+    let session = cx.task.process.session();
+    let terminal = *session.terminal.lock();
+    terminal.filter(|terminal| terminal.rdev == pty.rdev()).ok_or(Errno::ENOTTY)
+}
+
+/// tiocspgrp().
+fn set_foreground(pty: &Pty, cx: &mut Ctx<'_>, argument: u64) -> Result<()> {
+    pty.check_foreground(&cx.task.clone(), Signal::SIGTTOU)?;
+    own_terminal(pty, cx)?;
+    let group: i32 = cx.mem().read(argument)?;
+    let group = u32::try_from(group).map_err(|_| Errno::EINVAL)?;
+    let members = cx.task.world.group(group);
+    let member = members.first().ok_or(Errno::ESRCH)?;
+    let session = cx.task.process.session();
+    if member.sid() != session.sid {
+        return Err(Errno::EPERM);
+    }
+    if let Some(terminal) = session.terminal.lock().as_mut() {
+        terminal.foreground = group;
+    }
+    Ok(())
+}
+
+/// tiocsctty(): a session leader without a terminal takes one that nobody has, or, as root, by force.
+fn take_terminal(pty: &Arc<Pty>, cx: &Ctx<'_>, force: u64) -> Result<()> {
+    let session = cx.task.process.session();
+    let leads = session.sid == cx.task.pid();
+    let holder = pty.session();
+    if leads && holder.as_ref().is_some_and(|holder| Arc::ptr_eq(holder, &session)) {
+        return Ok(());
+    }
+    if !leads || session.terminal.lock().is_some() {
+        return Err(Errno::EPERM);
+    }
+    if let Some(holder) = holder {
+        if force != 1 || !cx.task.cred().capable(Caps::SYS_ADMIN) {
+            return Err(Errno::EPERM);
+        }
+        *holder.terminal.lock() = None;
+    }
+    let (rdev, foreground) = (pty.rdev(), cx.task.process.pgid());
+    *session.terminal.lock() = Some(Terminal { rdev, foreground });
+    pty.state.lock().session = Arc::downgrade(&session);
+    Ok(())
+}
+
+/// disassociate_ctty(): the leader takes it from the whole session.
+fn give_terminal_up(pty: &Pty, cx: &Ctx<'_>) -> Result<()> {
+    own_terminal(pty, cx)?;
+    let session = cx.task.process.session();
+    if session.sid == cx.task.pid() {
+        hang_up(&cx.task.world, &session);
+    }
+    Ok(())
+}

@@ -1,0 +1,407 @@
+//! The line discipline: what happens to bytes between a terminal and its programs (termios(3),
+//! drivers/tty/n_tty.c). Knows nothing of files and processes.
+
+use std::collections::VecDeque;
+
+use crate::abi::linux::*;
+use crate::signal::Signal;
+
+/// Size of `struct termios` as `TCGETS` copies it.
+pub const TERMIOS: usize = 36;
+/// Longest line (`N_TTY_BUF_SIZE`, less one).
+const MAX_LINE: usize = 4095;
+/// Output that waits for the master to read it, at most.
+const MAX_OUTPUT: usize = 65536;
+/// `_POSIX_VDISABLE`.
+const DISABLED: u8 = 0;
+
+/// `struct termios`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Termios {
+    pub input: u32,
+    pub output: u32,
+    pub control: u32,
+    pub local: u32,
+    pub line: u8,
+    pub chars: [u8; 19],
+}
+
+impl Default for Termios {
+    /// `tty_std_termios`.
+    fn default() -> Termios {
+        let mut chars = [0; 19];
+        let defaults: [u8; 16] = [3, 28, 127, 21, 4, 0, 1, 0, 17, 19, 26, 0, 18, 15, 23, 22];
+        for (place, value) in chars.iter_mut().zip(defaults) {
+            *place = value;
+        }
+        Termios {
+            input: ICRNL | IXON,
+            output: OPOST | ONLCR,
+            control: B38400 | CS8 | CREAD | HUPCL,
+            local: ISIG | ICANON | ECHO | ECHOE | ECHOK | ECHOCTL | ECHOKE | IEXTEN,
+            line: 0,
+            chars,
+        }
+    }
+}
+
+impl Termios {
+    pub fn to_bytes(self) -> Vec<u8> {
+        let words = [self.input, self.output, self.control, self.local];
+        let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        bytes.push(self.line);
+        bytes.extend(self.chars);
+        bytes
+    }
+
+    pub fn from_bytes(bytes: &[u8; TERMIOS]) -> Termios {
+        let word = |at: usize| {
+            let part = bytes.get(at..at + 4).and_then(|part| part.try_into().ok());
+            u32::from_ne_bytes(part.unwrap_or_default())
+        };
+        let chars = bytes.get(17..).and_then(|part| part.try_into().ok()).unwrap_or_default();
+        let line = bytes.get(16).copied().unwrap_or_default();
+        Termios { input: word(0), output: word(4), control: word(8), local: word(12), line, chars }
+    }
+
+    fn is(&self, byte: u8, which: u32) -> bool {
+        let special = self.chars.get(which as usize).copied().unwrap_or(DISABLED);
+        special != DISABLED && special == byte
+    }
+
+    fn local(&self, flag: u32) -> bool {
+        self.local & flag != 0
+    }
+
+    /// `VMIN` and `VTIME`.
+    pub fn min_and_time(&self) -> (usize, u64) {
+        let at = |which: u32| self.chars.get(which as usize).copied().unwrap_or_default();
+        (usize::from(at(VMIN)), u64::from(at(VTIME)))
+    }
+
+    pub fn canonical(&self) -> bool {
+        self.local(ICANON)
+    }
+}
+
+/// Bytes on both sides of one terminal.
+#[derive(Default)]
+pub struct Line {
+    pub termios: Termios,
+    /// The line that is being edited.
+    edit: Vec<u8>,
+    /// Lines that can be read; an empty one is an end of file. Without canonical mode: one growing line.
+    lines: VecDeque<Vec<u8>>,
+    /// For the master to read.
+    output: VecDeque<u8>,
+    /// Output is held (`^S`).
+    pub stopped: bool,
+    /// The next byte is to be taken literally (`^V`).
+    literal: bool,
+    column: usize,
+}
+
+impl Line {
+    /// Bytes that a reader of the terminal finds.
+    pub fn readable(&self) -> usize {
+        self.lines.iter().map(Vec::len).sum()
+    }
+
+    /// A read would not wait.
+    pub fn is_readable(&self) -> bool {
+        match self.termios.canonical() {
+            true => !self.lines.is_empty(),
+            false => self.readable() >= self.termios.min_and_time().0.max(1),
+        }
+    }
+
+    /// Bytes that the master finds.
+    pub fn output(&self) -> usize {
+        if self.stopped { 0 } else { self.output.len() }
+    }
+
+    /// More output can be taken.
+    pub fn has_room(&self) -> bool {
+        !self.stopped && self.output.len() < MAX_OUTPUT
+    }
+
+    /// More input can be taken.
+    pub fn accepts_input(&self) -> bool {
+        self.readable() + self.edit.len() <= MAX_LINE || self.termios.canonical() && self.lines.is_empty()
+    }
+
+    /// The first bytes to read: of one line in canonical mode. `None`: nothing yet; empty: end of file.
+    pub fn peek(&self, max: usize) -> Option<Vec<u8>> {
+        if !self.is_readable() {
+            let (min, time) = self.termios.min_and_time();
+            return (!self.termios.canonical() && min == 0 && time == 0).then(Vec::new);
+        }
+        if self.termios.canonical() {
+            let line = self.lines.front()?;
+            return Some(line.get(..max.min(line.len())).unwrap_or_default().to_vec());
+        }
+        Some(self.lines.iter().flatten().copied().take(max).collect())
+    }
+
+    /// Removes what was read. Zero: an end of file.
+    pub fn consume(&mut self, mut count: usize) {
+        if count == 0 && self.lines.front().is_some_and(Vec::is_empty) {
+            self.lines.pop_front();
+        }
+        while count > 0 {
+            let Some(first) = self.lines.front_mut() else { return };
+            let part = count.min(first.len());
+            first.drain(..part);
+            count -= part;
+            if first.is_empty() {
+                self.lines.pop_front();
+            }
+        }
+    }
+
+    /// Takes output for the master.
+    pub fn take_output(&mut self, max: usize) -> Vec<u8> {
+        let count = max.min(self.output());
+        self.output.iter().copied().take(count).collect()
+    }
+
+    pub fn consume_output(&mut self, count: usize) {
+        self.output.drain(..count.min(self.output.len()));
+    }
+
+    /// `TCFLSH`: input, output.
+    pub fn flush(&mut self, input: bool, output: bool) {
+        if input {
+            self.edit.clear();
+            self.lines.clear();
+        }
+        if output {
+            self.output.clear();
+        }
+    }
+
+    /// New settings; what was typed stays readable (n_tty_set_termios()).
+    pub fn set_termios(&mut self, termios: Termios) {
+        let left = self.termios.canonical() && !termios.canonical();
+        self.termios = termios;
+        if left {
+            self.lines.retain(|line| !line.is_empty());
+            if !self.edit.is_empty() {
+                let rest = std::mem::take(&mut self.edit);
+                self.lines.push_back(rest);
+            }
+        }
+        if termios.input & IXON == 0 {
+            self.stopped = false;
+        }
+    }
+
+    /// What a program writes (do_output_char()).
+    pub fn write(&mut self, byte: u8) {
+        let flags = self.termios.output;
+        if flags & OPOST == 0 {
+            self.output.push_back(byte);
+            return;
+        }
+        match byte {
+            b'\n' => {
+                if flags & (ONLCR | ONLRET) != 0 {
+                    self.column = 0;
+                }
+                if flags & ONLCR != 0 {
+                    self.output.push_back(b'\r');
+                }
+            }
+            b'\r' if flags & ONOCR != 0 && self.column == 0 => return,
+            b'\r' => {
+                self.column = 0;
+                if flags & OCRNL != 0 {
+                    return self.output.push_back(b'\n');
+                }
+            }
+            b'\t' => {
+                let spaces = 8 - self.column % 8;
+                self.column += spaces;
+                if flags & TABDLY == XTABS {
+                    self.output.extend(std::iter::repeat_n(b' ', spaces));
+                    return;
+                }
+            }
+            8 => self.column = self.column.saturating_sub(1),
+            0..32 | 127 => {}
+            byte if byte & 0xc0 == 0x80 && self.termios.input & IUTF8 != 0 => {}
+            _ => self.column += 1,
+        }
+        self.output.push_back(byte);
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write(*byte));
+    }
+
+    /// What a key sends; returns the signal that it stands for (n_tty_receive_char()).
+    pub fn type_byte(&mut self, byte: u8) -> Option<Signal> {
+        let termios = self.termios;
+        let mut byte = if termios.input & ISTRIP != 0 { byte & 0x7f } else { byte };
+        if std::mem::take(&mut self.literal) {
+            self.store(byte);
+            return None;
+        }
+        if termios.input & IXON != 0 {
+            if termios.is(byte, VSTART) || termios.is(byte, VSTOP) {
+                self.stopped = !termios.is(byte, VSTART);
+                return None;
+            }
+            if self.stopped && termios.input & IXANY != 0 {
+                self.stopped = false;
+            }
+        }
+        if termios.local(ISIG)
+            && let Some(signal) = self.signal_of(byte)
+        {
+            return Some(signal);
+        }
+        match byte {
+            b'\r' if termios.input & IGNCR != 0 => return None,
+            b'\r' if termios.input & ICRNL != 0 => byte = b'\n',
+            b'\n' if termios.input & INLCR != 0 => byte = b'\r',
+            _ => {}
+        }
+        if !termios.canonical() {
+            self.echo(byte);
+            match self.lines.back_mut() {
+                Some(line) => line.push(byte),
+                None => self.lines.push_back(vec![byte]),
+            }
+            return None;
+        }
+        self.edit_with(byte);
+        None
+    }
+
+    fn signal_of(&mut self, byte: u8) -> Option<Signal> {
+        let keys = [(VINTR, Signal::SIGINT), (VQUIT, Signal::SIGQUIT), (VSUSP, Signal::SIGTSTP)];
+        let (_, signal) = keys.into_iter().find(|(key, _)| self.termios.is(byte, *key))?;
+        if !self.termios.local(NOFLSH) {
+            self.flush(true, true);
+        }
+        self.stopped = false;
+        self.echo(byte);
+        Some(signal)
+    }
+
+    /// Canonical mode.
+    fn edit_with(&mut self, byte: u8) {
+        let termios = self.termios;
+        let extended = termios.local(IEXTEN);
+        if termios.is(byte, VERASE) {
+            self.erase();
+        } else if termios.is(byte, VKILL) {
+            self.kill(byte);
+        } else if extended && termios.is(byte, VWERASE) {
+            while self.edit.last().is_some_and(|last| !is_word(*last)) {
+                self.erase();
+            }
+            while self.edit.last().is_some_and(|last| is_word(*last)) {
+                self.erase();
+            }
+        } else if extended && termios.is(byte, VLNEXT) {
+            self.literal = true;
+            if termios.local(ECHO) && termios.local(ECHOCTL) {
+                self.write_all(b"^\x08");
+            }
+        } else if extended && termios.local(ECHO) && termios.is(byte, VREPRINT) {
+            self.echo(byte);
+            self.write(b'\n');
+            for byte in self.edit.clone() {
+                self.echo(byte);
+            }
+        } else if byte == b'\n' {
+            if termios.local(ECHO) || termios.local(ECHONL) {
+                self.write(byte);
+            }
+            self.edit.push(byte);
+            self.finish();
+        } else if termios.is(byte, VEOF) {
+            self.finish();
+        } else if termios.is(byte, VEOL) || (extended && termios.is(byte, VEOL2)) {
+            self.echo(byte);
+            self.edit.push(byte);
+            self.finish();
+        } else {
+            self.store(byte);
+        }
+    }
+
+    fn finish(&mut self) {
+        let line = std::mem::take(&mut self.edit);
+        self.lines.push_back(line);
+    }
+
+    fn store(&mut self, byte: u8) {
+        if self.edit.len() >= MAX_LINE - 1 {
+            if self.termios.input & IMAXBEL != 0 {
+                self.output.push_back(7);
+            }
+            return;
+        }
+        self.echo(byte);
+        self.edit.push(byte);
+    }
+
+    /// Takes the last character back, all bytes of it.
+    fn erase(&mut self) {
+        let Some(last) = self.edit.pop() else { return };
+        if self.termios.input & IUTF8 != 0 {
+            let mut byte = last;
+            while byte & 0xc0 == 0x80 {
+                let Some(before) = self.edit.pop() else { break };
+                byte = before;
+            }
+        }
+        if !self.termios.local(ECHO) {
+            return;
+        }
+        if !self.termios.local(ECHOE) {
+            let key = self.termios.chars.get(VERASE as usize).copied().unwrap_or_default();
+            return self.echo(key);
+        }
+        let wide = self.termios.local(ECHOCTL) && (last < 32 || last == 127) && last != b'\t';
+        for _ in 0..=usize::from(wide) {
+            self.write_all(b"\x08 \x08");
+        }
+    }
+
+    fn kill(&mut self, byte: u8) {
+        let termios = self.termios;
+        if termios.local(ECHOK) && termios.local(ECHOKE) && termios.local(ECHOE) {
+            while !self.edit.is_empty() {
+                self.erase();
+            }
+            return;
+        }
+        self.edit.clear();
+        if termios.local(ECHO) {
+            self.echo(byte);
+            if termios.local(ECHOK) {
+                self.write(b'\n');
+            }
+        }
+    }
+
+    /// echo_char(): control characters as `^X`.
+    fn echo(&mut self, byte: u8) {
+        if !self.termios.local(ECHO) {
+            return;
+        }
+        if self.termios.local(ECHOCTL) && (byte < 32 || byte == 127) && byte != b'\t' && byte != b'\n' {
+            self.write_all(&[b'^', byte ^ 0o100]);
+        } else {
+            self.write(byte);
+        }
+    }
+}
+
+fn is_word(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_' || byte >= 128
+}
