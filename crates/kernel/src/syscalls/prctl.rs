@@ -245,7 +245,7 @@ fn set_vma(cx: &mut Ctx<'_>, what: u64, address: u64, _len: u64, name: u64) -> S
             return Err(Errno::EINVAL);
         }
     }
-    if address % crate::abi::PAGE_SIZE == 0 { Ok(0) } else { Err(Errno::EINVAL) }
+    if address.is_multiple_of(crate::abi::PAGE_SIZE) { Ok(0) } else { Err(Errno::EINVAL) }
 }
 
 /// The part of prctl(2) that security/commoncap.c answers.

@@ -196,7 +196,7 @@ fn mask_bytes(cx: &Ctx<'_>) -> usize {
 
 fn sched_getaffinity(cx: &mut Ctx<'_>, pid: i32, size: u32, to: u64) -> SysResult {
     let bytes = mask_bytes(cx);
-    if (size as usize) < bytes || size % 8 != 0 {
+    if (size as usize) < bytes || !size.is_multiple_of(8) {
         return Err(Errno::EINVAL);
     }
     let cpus = target(cx, pid)?.sched.lock().affinity.clone();

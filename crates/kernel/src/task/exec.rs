@@ -193,6 +193,9 @@ fn interpreter(task: &Arc<Task>, image: &Image) -> Result<Option<(Arc<OpenFile>,
     Ok(Some((file, parsed)))
 }
 
+/// Arguments or environment.
+type StringList = Vec<Vec<u8>>;
+
 /// Reads strings of the guest, most of which lie side by side: a page at a time.
 pub struct Strings<'a> {
     memory: UserMemory<'a>,
@@ -276,7 +279,7 @@ impl<'a> Strings<'a> {
         argv: u64,
         envp: u64,
         rlimit_stack: u64,
-    ) -> Result<(Vec<Vec<u8>>, Vec<Vec<u8>>)> {
+    ) -> Result<(StringList, StringList)> {
         let argv = self.pointers(argv)?;
         let envp = self.pointers(envp)?;
         let fault = |error: coracle_elf::ArgError| Errno::from_raw(error.errno());

@@ -38,14 +38,13 @@ pub struct Waited {
 
 /// Waits as `options` say; `None` for `WNOHANG` with nothing to report.
 pub fn wait(task: &Task, whom: &Whom, options: u32) -> Result<Option<Waited>> {
-    let found = task.block(None, |table| {
+    task.block(None, |table| {
         table.watch(&task.process.child_queue);
         match scan(task, whom, options) {
             Ok(None) if options & WNOHANG == 0 => None,
             other => Some(other),
         }
-    })?;
-    found
+    })?
 }
 
 fn eligible(task: &Task, child: &Process, whom: &Whom, options: u32) -> bool {

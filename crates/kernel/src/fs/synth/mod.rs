@@ -93,6 +93,9 @@ pub struct Entry {
     pub what: What,
 }
 
+/// Opens a node in a way of its own.
+pub type OpenIt = fn(Arc<Node>, &Opening<'_>) -> Result<Arc<dyn File>>;
+
 /// What is behind a name.
 pub enum What {
     Text(Show),
@@ -101,7 +104,7 @@ pub enum What {
     /// May be written to.
     Control(Show, Store),
     /// Opened in a way of its own.
-    Special(fn(Arc<Node>, &Opening<'_>) -> Result<Arc<dyn File>>),
+    Special(OpenIt),
     Dir(&'static [&'static [Entry]]),
     /// As `Dir`, and names that come and go.
     Varying(&'static [&'static [Entry]], Names),

@@ -74,12 +74,6 @@ impl Ring {
         Ok(())
     }
 
-    /// Forgets everything.
-    pub fn clear(&mut self) {
-        self.buffers.clear();
-        self.spare.clear();
-    }
-
     /// Takes from `source` what fits; `EAGAIN` if nothing does. A write of at most one page goes in whole or
     /// not at all.
     pub fn write(&mut self, source: &mut dyn Source, packet: bool) -> Result<usize> {

@@ -97,7 +97,7 @@ impl Packet {
         Packet { data, start: 0, address, rights: None, cred, _charge: charge }
     }
 
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.data.len() - self.start
     }
 
@@ -118,7 +118,7 @@ pub type Spent = Vec<Packet>;
 
 impl Inbox {
     pub fn push(&mut self, packet: Packet) {
-        self.bytes += packet.len();
+        self.bytes += packet.size();
         self.packets.push_back(packet);
     }
 
@@ -138,7 +138,7 @@ impl Inbox {
 
     /// Bytes of the first packet.
     pub fn first_len(&self) -> usize {
-        self.packets.front().map_or(0, Packet::len)
+        self.packets.front().map_or(0, Packet::size)
     }
 
     /// Empties it.
@@ -171,7 +171,7 @@ impl Inbox {
             if credentials && done > 0 && message.cred != Some(packet.cred) {
                 break;
             }
-            let want = packet.len().min(message.sink.remaining());
+            let want = packet.size().min(message.sink.remaining());
             let taken = match discard_or_put(message, packet.bytes().get(..want).unwrap_or_default()) {
                 Ok(taken) => taken,
                 Err(error) if done == 0 => return Some(Err(error)),
@@ -188,7 +188,7 @@ impl Inbox {
             } else {
                 packet.start += taken;
                 self.bytes -= taken;
-                if packet.len() == 0 {
+                if packet.size() == 0 {
                     spent.extend(self.packets.pop_front());
                 }
             }
@@ -202,14 +202,14 @@ impl Inbox {
     /// Reads one packet, discarding what does not fit. `None` if there is none.
     pub fn read_packet(&mut self, message: &mut Incoming<'_>, spent: &mut Spent) -> Option<Result<usize>> {
         let packet = self.packets.front_mut()?;
-        let want = packet.len().min(message.sink.remaining());
+        let want = packet.size().min(message.sink.remaining());
         let taken = match discard_or_put(message, packet.bytes().get(..want).unwrap_or_default()) {
             Ok(taken) if taken == want => taken,
             Ok(_) => return Some(Err(Errno::EFAULT)),
             Err(error) => return Some(Err(error)),
         };
-        message.full_len = packet.len();
-        if taken < packet.len() {
+        message.full_len = packet.size();
+        if taken < packet.size() {
             message.out_flags |= MSG_TRUNC;
         }
         message.cred = Some(packet.cred);
@@ -217,7 +217,7 @@ impl Inbox {
         let peek = message.flags & MSG_PEEK != 0;
         take_files(packet, peek, message);
         if !peek {
-            self.bytes -= packet.len();
+            self.bytes -= packet.size();
             spent.extend(self.packets.pop_front());
         }
         Some(Ok(taken))

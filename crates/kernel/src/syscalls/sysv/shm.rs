@@ -37,7 +37,7 @@ pub(super) fn shmget(cx: &mut Ctx<'_>, key: i32, size: u64, flags: u32) -> SysRe
 pub(super) fn shmat(cx: &mut Ctx<'_>, id: i32, address: u64, flags: u32) -> SysResult {
     let mut address = address;
     if address != 0 {
-        if address % PAGE_SIZE != 0 {
+        if !address.is_multiple_of(PAGE_SIZE) {
             if flags & SHM_RND == 0 {
                 return Err(Errno::EINVAL);
             }
@@ -96,7 +96,7 @@ pub(super) fn shmat(cx: &mut Ctx<'_>, id: i32, address: u64, flags: u32) -> SysR
 }
 
 pub(super) fn shmdt(cx: &mut Ctx<'_>, address: u64) -> SysResult {
-    if address % PAGE_SIZE != 0 {
+    if !address.is_multiple_of(PAGE_SIZE) {
         return Err(Errno::EINVAL);
     }
     let mm = cx.task.mm();

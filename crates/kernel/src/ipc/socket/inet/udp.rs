@@ -75,7 +75,7 @@ impl UdpSocket {
     /// Takes a datagram if it is for this socket; one that finds no room is lost.
     fn deliver(&self, from: Endpoint, packet: Packet) {
         let mut state = self.state.lock();
-        let full = state.inbox.bytes() + state.inbox.count() * OVERHEAD + packet.len() + OVERHEAD
+        let full = state.inbox.bytes() + state.inbox.count() * OVERHEAD + packet.size() + OVERHEAD
             > self.options.receive_buffer();
         let wanted = state.remote.is_none_or(|remote| remote == from) && !state.shut.receive;
         if wanted && !full {

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::UnixSocket;
 use crate::Errno;
-use crate::fd::{File, OpenFile};
+use crate::fd::OpenFile;
 use crate::ipc::glue;
-use crate::ipc::socket::{Incoming, Kind, Outgoing, Socket, SocketFile};
+use crate::ipc::socket::{Incoming, Kind, Outgoing, SocketFile};
 use crate::mem::{SliceSource, VecSink};
 use crate::task::testing::{Guest, MEMORY};
 use crate::wait::{Events, PollTable};
