@@ -90,6 +90,14 @@ impl File for EventFd {
         Ok(glue::anon_inode_stat())
     }
 
+    fn fdinfo(&self, text: &mut String) {
+        text.push_str(&format!(
+            "eventfd-count: {:16x}\neventfd-semaphore: {}\n",
+            *self.count.lock(),
+            u8::from(self.semaphore)
+        ));
+    }
+
     fn description(&self) -> String {
         String::from("anon_inode:[eventfd]")
     }

@@ -125,6 +125,10 @@ impl File for SignalFd {
         Ok(glue::anon_inode_stat())
     }
 
+    fn fdinfo(&self, text: &mut String) {
+        text.push_str(&format!("sigmask:\t{:016x}\n", self.mask.lock().0));
+    }
+
     fn description(&self) -> String {
         String::from("anon_inode:[signalfd]")
     }

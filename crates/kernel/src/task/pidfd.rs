@@ -69,6 +69,11 @@ impl File for PidFd {
         Ok(Stat { st_mode: 0o600, st_nlink: 1, st_blksize: 4096, ..Stat::default() })
     }
 
+    fn fdinfo(&self, text: &mut String) {
+        let pid = self.pid();
+        text.push_str(&format!("Pid:\t{pid}\nNSpid:\t{pid}\n"));
+    }
+
     fn description(&self) -> String {
         String::from("anon_inode:[pidfd]")
     }

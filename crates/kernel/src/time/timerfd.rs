@@ -78,6 +78,23 @@ impl File for TimerFd {
         Ok(glue::anon_inode_stat())
     }
 
+    /// `timerfd_show()`. Expirations are counted when they are read.
+    fn fdinfo(&self, text: &mut String) {
+        let (value, interval) = self.get();
+        let split = |time: i64| format!("({}, {})", time / 1_000_000_000, time % 1_000_000_000);
+        let clock = match &self.alarm.clock {
+            Clock::Host(id) => *id as i32,
+            // TAI is number 11; CPU clocks have no timerfd.
+            _ => 11,
+        };
+        text.push_str(&format!(
+            "clockid: {clock}\nticks: {}\nsettime flags: 00\nit_value: {}\nit_interval: {}\n",
+            u8::from(*self.shared.expired.lock()),
+            split(value),
+            split(interval)
+        ));
+    }
+
     fn description(&self) -> String {
         String::from("anon_inode:[timerfd]")
     }

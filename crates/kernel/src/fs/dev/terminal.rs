@@ -167,3 +167,59 @@ pub fn give_up(task: &Arc<Task>, rdev: u64) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::{Mode, OFlags};
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+
+    use super::*;
+    use crate::abi::linux as l;
+    use crate::fd::{FdEntry, OpenFile};
+    use crate::fs::mem::Budget;
+    use crate::fs::mount_standard;
+    use crate::task::testing::{Guest, MEMORY, world};
+
+    const TIOCGPGRP: u64 = 0x540f;
+    const TIOCSPGRP: u64 = 0x5410;
+
+    #[test]
+    fn job_control_of_the_inherited_terminal() {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let name = ptsname(&master, Vec::new()).unwrap();
+        let slave = rustix::fs::open(name.as_c_str(), OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
+
+        let world = world();
+        mount_standard(&world, &Budget::new(1 << 20)).unwrap();
+        let (stream, mode) = HostStream::new(slave, None).unwrap();
+        let stream = Arc::new(stream);
+        let place = adopt(&world, &stream, (0, 0)).unwrap();
+        assert_eq!(place.path_from(&world.vfs.mounts.root()).0, name.to_bytes());
+        let rdev = stream.stat().unwrap().st_rdev;
+
+        let mut guest = Guest::in_world(&world, 2);
+        let file = OpenFile::with_path(stream, mode, Some(place));
+        let entry = FdEntry { file, close_on_exec: false };
+        let fd = guest.task.files().install(entry, 0, 10).unwrap() as u64;
+        guest.put(MEMORY, b"/dev/tty\0".as_slice());
+        let open = |guest: &mut Guest| guest.call(u64::from(l::__NR_open), &[MEMORY, u64::from(l::O_RDWR), 0]);
+        let ioctl = |guest: &mut Guest, number| guest.call(u64::from(l::__NR_ioctl), &[fd, number, MEMORY + 64]);
+
+        // Another session's terminal.
+        assert_eq!(open(&mut guest), Err(Errno::ENXIO));
+        assert_eq!(ioctl(&mut guest, TIOCGPGRP), Err(Errno::ENOTTY));
+        *guest.task.process.session().terminal.lock() = Some(Terminal { rdev, foreground: 2 });
+        assert!(open(&mut guest).is_ok());
+        assert_eq!(ioctl(&mut guest, TIOCGPGRP), Ok(0));
+        assert_eq!(guest.get::<u32>(MEMORY + 64), 2);
+        guest.put(MEMORY + 64, &77u32);
+        assert_eq!(ioctl(&mut guest, TIOCSPGRP), Err(Errno::ESRCH));
+        // In the background, where nobody is left to continue the group, terminal access fails.
+        *guest.task.process.session().terminal.lock() = Some(Terminal { rdev, foreground: 5 });
+        assert_eq!(ioctl(&mut guest, TIOCSPGRP), Err(Errno::EIO));
+        let read = guest.call(u64::from(l::__NR_read), &[fd, MEMORY, 1]);
+        assert_eq!(read, Err(Errno::EIO));
+    }
+}

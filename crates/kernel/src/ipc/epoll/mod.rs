@@ -278,6 +278,22 @@ impl File for Epoll {
         Ok(glue::anon_inode_stat())
     }
 
+    /// `ep_show_fdinfo()`.
+    fn fdinfo(&self, text: &mut String) {
+        // Files are looked at without the lock: this may be the last hold on one of them.
+        let mut items: Vec<Arc<Item>> = self.items.lock().values().cloned().collect();
+        items.sort_unstable_by_key(|item| item.fd);
+        for item in items {
+            let Some(file) = item.file() else { continue };
+            let (event, stat) = (item.event(), file.file.stat().unwrap_or_default());
+            let position = file.position.try_lock().map_or(0, |position| *position);
+            text.push_str(&format!(
+                "tfd: {:8} events: {:8x} data: {:16x}  pos:{position} ino:{:x} sdev:{:x}\n",
+                item.fd, event.events, event.data, stat.st_ino, stat.st_dev
+            ));
+        }
+    }
+
     fn description(&self) -> String {
         String::from("anon_inode:[eventpoll]")
     }
