@@ -134,6 +134,11 @@ pub trait File: Send + Sync + 'static {
         Err(Errno::ENXIO)
     }
 
+    /// Itself, for calls that keep an inotify instance beyond the call.
+    fn as_inotify(self: Arc<Self>) -> Option<Arc<dyn Any + Send + Sync>> {
+        None
+    }
+
     /// For calls that work on one kind only.
     fn as_any(&self) -> &dyn Any;
 }

@@ -46,6 +46,8 @@ pub struct Vfs {
     pub rename: Mutex<()>,
     /// `fcntl` and `flock` locks.
     pub locks: std::sync::Arc<lock::LockTable>,
+    /// inotify watches.
+    pub watches: std::sync::Arc<inotify::Watches>,
     /// Holds files without names: memfds.
     pub memory: std::sync::Arc<mem::MemFs>,
 }
@@ -57,6 +59,7 @@ impl Vfs {
             mounts: MountTable::new(root, flags),
             rename: Mutex::new(()),
             locks: Default::default(),
+            watches: Default::default(),
             memory: mem::MemFs::new("tmpfs", make_dev(0, 2), 0o1777, mem::Budget::new(u64::MAX)),
         }
     }

@@ -8,6 +8,7 @@ mod fcntl;
 mod file;
 mod futex;
 mod identity;
+mod inotify;
 mod limits;
 mod memory;
 mod mqueue;
@@ -40,6 +41,7 @@ const AREAS: &[&[Call]] = &[
     fcntl::CALLS,
     file::CALLS,
     identity::CALLS,
+    inotify::CALLS,
     limits::CALLS,
     memory::CALLS,
     names::CALLS,

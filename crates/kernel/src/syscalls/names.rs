@@ -182,8 +182,7 @@ fn unlinkat(cx: &mut Ctx<'_>, dirfd: Fd, path: Addr, flags: u32) -> SysResult {
         (false, false) => parent.inode().unlink(&name, child.inode())?,
     }
     parent.dentry.removed(&name);
-    inotify::child(env.vfs(), &parent, &name, inotify::IN_DELETE, directory, 0);
-    inotify::event(env.vfs(), &child, if directory { inotify::IN_DELETE_SELF } else { inotify::IN_ATTRIB });
+    inotify::removed(env.vfs(), &parent, &name, &child);
     Ok(0)
 }
 

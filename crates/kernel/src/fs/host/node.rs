@@ -30,6 +30,8 @@ pub struct HostNode {
     directory: Mutex<Option<Arc<OwnedFd>>>,
     /// For what has no name any more, or none yet: the node itself.
     kept: Mutex<Option<Arc<OwnedFd>>>,
+    /// Mode, owner and group as of this instant, in milliseconds.
+    known: Mutex<Option<(u64, (u32, u32, u32))>>,
     /// Children that are known, so that a rename can tell them.
     children: Mutex<HashMap<Box<[u8]>, Weak<HostNode>>>,
     kind: u32,
@@ -84,6 +86,7 @@ impl HostNode {
             place: Mutex::new(Place { parent, name: name.into() }),
             directory: Mutex::default(),
             kept: Mutex::default(),
+            known: Mutex::new(Some((instant(), owner_of(stat)))),
             children: Mutex::default(),
             kind: stat.st_mode & S_IFMT,
             dev: stat.st_dev,
@@ -166,6 +169,7 @@ impl HostNode {
         if let Some(known) = children.get(name).and_then(Weak::upgrade)
             && (known.dev, known.ino, known.kind) == (stat.st_dev, stat.st_ino, stat.st_mode & S_IFMT)
         {
+            *known.known.lock() = Some((instant(), owner_of(stat)));
             return known;
         }
         if children.len() > 4096 {
@@ -193,6 +197,20 @@ fn mode(bits: u32) -> Mode {
     Mode::from_raw_mode(bits & 0o7777)
 }
 
+/// How long what the host said about a directory on the way holds, in milliseconds: others may change the tree,
+/// but not so that a walk must ask about every component every time.
+const HOLDS: u64 = 1000;
+
+/// Milliseconds of a coarse clock.
+fn instant() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
+}
+
+fn owner_of(stat: &Stat) -> (u32, u32, u32) {
+    (stat.st_mode, stat.st_uid, stat.st_gid)
+}
+
 impl Inode for HostNode {
     fn stat(&self) -> Result<Stat> {
         let (parent, name) = self.at()?;
@@ -202,7 +220,31 @@ impl Inode for HostNode {
             stat.st_mode |= 0o755;
         }
         // Replaced behind our back by something of another kind: this node is no more.
-        if stat.st_mode & S_IFMT == self.kind { Ok(stat) } else { Err(Errno::ENOENT) }
+        if stat.st_mode & S_IFMT != self.kind {
+            return Err(Errno::ENOENT);
+        }
+        *self.known.lock() = Some((instant(), owner_of(&stat)));
+        Ok(stat)
+    }
+
+    fn access_info(&self) -> Result<(u32, u32, u32)> {
+        if let Some((then, known)) = *self.known.lock()
+            && instant().saturating_sub(then) < HOLDS
+        {
+            return Ok(if self.hidden() { (known.0 | 0o755, known.1, known.2) } else { known });
+        }
+        self.stat().map(|stat| owner_of(&stat))
+    }
+
+    /// Looks again from time to time whether the name still leads to the same node.
+    fn still(&self, name: &[u8], child: &Arc<dyn Inode>, _last: bool) -> bool {
+        let Some(child) = child.as_any().downcast_ref::<HostNode>() else { return false };
+        if child.known.lock().is_some_and(|(then, _)| instant().saturating_sub(then) < HOLDS) {
+            return true;
+        }
+        let Ok(stat) = self.dir().and_then(|dir| statx(&dir, name)) else { return false };
+        *child.known.lock() = Some((instant(), owner_of(&stat)));
+        (stat.st_dev, stat.st_ino, stat.st_mode & S_IFMT) == (child.dev, child.ino, child.kind)
     }
 
     fn kind(&self) -> u32 {
@@ -380,6 +422,7 @@ impl Inode for HostNode {
     /// Through a descriptor, so that no link can be put into the name's place meanwhile.
     fn set_attr(&self, attr: &SetAttr) -> Result<()> {
         let itself = self.itself()?;
+        *self.known.lock() = None;
         if attr.uid.is_some() || attr.gid.is_some() {
             let (uid, gid) = (attr.uid.map(rustix::fs::Uid::from_raw), attr.gid.map(rustix::fs::Gid::from_raw));
             rustix::fs::chownat(&*itself, "", uid, gid, AtFlags::EMPTY_PATH).map_err(errno)?;

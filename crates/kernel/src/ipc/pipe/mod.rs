@@ -100,6 +100,7 @@ pub struct PipeEnd {
     writers_then: Option<u64>,
 }
 
+#[derive(Clone)]
 enum Identity {
     /// Made by `pipe(2)`: inode, owner, time.
     Anonymous(u64, (u32, u32), SystemTime),
@@ -319,6 +320,14 @@ impl File for PipeEnd {
             Identity::Anonymous(..) => None,
             Identity::Named(inode) => Some(inode.clone()),
         }
+    }
+
+    /// Either end, or both: what the pipe's owner may do through `/proc/self/fd` (fifo_open() without its waits).
+    fn reopen(self: Arc<Self>, flags: u32, _within: bool) -> Result<Arc<dyn File>> {
+        use crate::abi::linux::{O_ACCMODE, O_RDONLY, O_WRONLY};
+        let access = flags & O_ACCMODE;
+        let (reads, writes) = (access != O_WRONLY, access != O_RDONLY);
+        Ok(Arc::new(PipeEnd::new(self.pipe.clone(), reads, writes, self.identity.clone())))
     }
 
     fn description(&self) -> String {
