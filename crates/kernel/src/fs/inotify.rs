@@ -96,7 +96,8 @@ impl Watches {
         let mut told = Vec::new();
         let mut by_node = self.by_node.lock();
         let Some(list) = by_node.get_mut(&node) else { return };
-        let flag = if directory { IN_ISDIR } else { 0 };
+        // Of a directory itself these two never said so (inotify_handle_inode_event()).
+        let flag = if directory && mask & (IN_DELETE_SELF | IN_MOVE_SELF) == 0 { IN_ISDIR } else { 0 };
         list.retain(|watch| {
             if watch.mask & mask & IN_ALL_EVENTS == 0 {
                 return true;

@@ -109,6 +109,9 @@ fn read_with(cx: &mut Ctx<'_>, file: &Arc<OpenFile>, ranges: Ranges, at: At, rwf
         At::Position if rwf & RWF_NOWAIT != 0 => attempt(cx, 0)?,
         At::Position => timed(cx, file, events, |cx| attempt(cx, 0))?,
     };
+    if count > 0 {
+        crate::fs::inotify::accessed(&cx.task.world.vfs, file);
+    }
     Ok(count as u64)
 }
 
