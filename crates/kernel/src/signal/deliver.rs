@@ -58,6 +58,7 @@ pub fn deliver(cx: &mut Ctx<'_>, call: Option<SysResult>) -> Next {
             None => break,
             Some(Act::Nothing) => {}
             // The run loop stops or ends the task; after a stop it comes back with what is left of the call.
+            Some(Act::Halt) if task.must_exit() => return Next::Exit,
             Some(Act::Halt) => return if framed { Next::Continue } else { unhandled(standing) },
             Some(Act::Handle(signal, info, action)) => {
                 if handle(cx, signal, info, action, standing).is_err() {

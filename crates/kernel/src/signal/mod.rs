@@ -12,6 +12,8 @@ mod send;
 mod set;
 mod signalfd;
 mod state;
+#[cfg(test)]
+mod tests;
 mod xstate;
 
 pub use actions::{

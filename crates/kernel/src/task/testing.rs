@@ -117,6 +117,24 @@ impl Guest {
         (call.handler)(&mut cx, &all)
     }
 
+    /// What comes after the call `number` with this result, on the way back to the guest.
+    pub fn deliver(&mut self, number: u64, call: Option<SysResult>) -> signal::Next {
+        let mut cx = Ctx {
+            task: self.task.clone(),
+            thread: &mut self.thread,
+            space: self.space.clone(),
+            number,
+            args: [0; 6],
+            after: After::Return,
+        };
+        signal::deliver(&mut cx, call)
+    }
+
+    /// The registers.
+    pub fn regs(&mut self) -> &mut coracle_platform::Regs {
+        self.thread.freeze(0).expect("a mock worker lives")
+    }
+
     /// Writes guest memory.
     pub fn put<T: IntoBytes + Immutable + ?Sized>(&self, address: u64, value: &T) {
         assert_eq!(self.space.write(address, value.as_bytes()), size_of_val(value));

@@ -5,6 +5,8 @@ mod alarm;
 pub mod clock;
 pub mod itimer;
 pub mod posix;
+#[cfg(test)]
+mod tests;
 mod timerfd;
 mod wheel;
 
