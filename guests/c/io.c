@@ -1,4 +1,8 @@
-/* Reading and writing files: vectors, positions, holes, copies, locks, memfd, descriptors. */
+/*
+ * Reading and writing files: vectors, positions, holes, copies, locks, memfd, descriptors.
+ *
+ * fails: proc there is no vDSO yet, so none in /proc/self/maps
+ */
 #include "fixture.h"
 #include <linux/falloc.h>
 #include <linux/memfd.h>

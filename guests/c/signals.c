@@ -342,6 +342,7 @@ CASE(sigchld)
 			if (how == 1)
 				raise(SIGKILL);
 			raise(SIGSTOP);
+			nap(50);
 			_exit(1);
 		}
 		V(sigsuspend(&none));

@@ -35,7 +35,8 @@ pub(crate) enum End {
 }
 
 pub(crate) fn run(mut command: Command, timeout: Duration) -> io::Result<Outcome> {
-    let mut child = command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = spawn(&mut command)?;
     let stdout = collect(child.stdout.take());
     let stderr = collect(child.stderr.take());
     let end = match wait(&mut child, timeout)? {
@@ -50,6 +51,20 @@ pub(crate) fn run(mut command: Command, timeout: Duration) -> io::Result<Outcome
     let deadline = Instant::now() + ORPHAN_GRACE;
     let (out, err) = (stdout.until(deadline), stderr.until(deadline));
     Ok(Outcome { end, orphans: !(out.1 && err.1), stdout: out.0, stderr: err.0 })
+}
+
+/// Starts it. A program that was just written may be open for writing in a process that another test's thread has
+/// forked and that has not called exec yet: `ETXTBSY` passes.
+fn spawn(command: &mut Command) -> io::Result<Child> {
+    for _ in 0..100 {
+        match command.spawn() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => {
+                thread::sleep(Duration::from_millis(10));
+            }
+            other => return other,
+        }
+    }
+    command.spawn()
 }
 
 /// A thread that reads a pipe. If an orphan keeps the pipe open for ever, the thread waits for ever.

@@ -33,7 +33,7 @@ const APPLETS: &[(&str, &str)] = &[
     ("date", "b date -u -d @86400 '+%F %T %j %a'; b date -u -d 2001-02-03 +%s"),
     ("dc", "echo '3 4 + p 2 64 ^ p 10 k 2 v p' | b dc"),
     ("dd", "b dd if=bytes of=out bs=1000 count=50 skip=3 2>/dev/null; b dd if=bytes of=out bs=1k seek=200 conv=notrunc count=1 2>/dev/null; b ls -l out | b awk '{print $5}'; b md5sum out"),
-    ("df", "b df -P . | b awk 'NR==1 {print $1, $6} END {print NR, $2 > 0}'; b df /nowhere; echo $?"),
+    ("df", "b df -P . | b awk 'NR==1 {print $1, $6} END {print NR, ($2 > 0)}'; b df /nowhere; echo $?"),
     ("diff", "b sed 's/al/AL/;5d' words > w; b diff -u words w | b sed '1,2d' | b md5sum; b diff words w >/dev/null; echo $?; b cp -r tree t2; echo x >> t2/f0.txt; b diff -rq tree t2"),
     ("dirname", "b dirname /a/b/c; b dirname x; b dirname /"),
     ("dos2unix", "b unix2dos -d < /dev/null; b cp words w; b unix2dos w; b wc -c w; b dos2unix w; b cmp w words && echo same"),

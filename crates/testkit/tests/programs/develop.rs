@@ -74,6 +74,7 @@ pub fn cases() -> Vec<Case> {
             .file("words", Text(200))
             .file_tree("tree")
             .file(".gitconfig", "[user]\nname = A\nemail = a@example.org\n[advice]\ndetachedHead = false\n[gc]\nauto = 0\n[pack]\nthreads = 1\n")
+            .env("GIT_DISCOVERY_ACROSS_FILESYSTEM", "1")
             .env("GIT_AUTHOR_DATE", "2024-01-01T00:00:00Z")
             .env("GIT_COMMITTER_DATE", "2024-01-01T00:00:00Z")
             // The index holds inode numbers and times.
