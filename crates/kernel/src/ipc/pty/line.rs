@@ -27,7 +27,7 @@ pub struct Termios {
 }
 
 impl Default for Termios {
-    /// `tty_std_termios`.
+    /// `tty_std_termios`, without the modem (unix98_pty_init()).
     fn default() -> Termios {
         let mut chars = [0; 19];
         let defaults: [u8; 16] = [3, 28, 127, 21, 4, 0, 1, 0, 17, 19, 26, 0, 18, 15, 23, 22];
@@ -37,7 +37,7 @@ impl Default for Termios {
         Termios {
             input: ICRNL | IXON,
             output: OPOST | ONLCR,
-            control: B38400 | CS8 | CREAD | HUPCL,
+            control: B38400 | CS8 | CREAD,
             local: ISIG | ICANON | ECHO | ECHOE | ECHOK | ECHOCTL | ECHOKE | IEXTEN,
             line: 0,
             chars,
@@ -283,7 +283,8 @@ impl Line {
         let keys = [(VINTR, Signal::SIGINT), (VQUIT, Signal::SIGQUIT), (VSUSP, Signal::SIGTSTP)];
         let (_, signal) = keys.into_iter().find(|(key, _)| self.termios.is(byte, *key))?;
         if !self.termios.local(NOFLSH) {
-            self.flush(true, true);
+            // Output has reached the master's side of the line by now.
+            self.flush(true, false);
         }
         self.stopped = false;
         self.echo(byte);

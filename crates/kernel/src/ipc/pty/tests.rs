@@ -45,7 +45,7 @@ fn end_of_file_ends_a_line_and_alone_reads_as_nothing() {
 fn keys_become_signals() {
     let mut line = Line::default();
     assert_eq!(typed(&mut line, b"junk\x03"), [Signal::SIGINT]);
-    assert_eq!(shown(&mut line), b"^C");
+    assert_eq!(shown(&mut line), b"junk^C");
     assert_eq!(typed(&mut line, b"\x1a\x1c"), [Signal::SIGTSTP, Signal::SIGQUIT]);
     typed(&mut line, b"\x16\x03\n");
     assert_eq!(read(&mut line, 100).unwrap(), b"\x03\n");
