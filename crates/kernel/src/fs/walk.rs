@@ -266,3 +266,6 @@ pub fn directory(place: &PathRef) -> Result<&std::sync::Arc<dyn Inode>> {
     let inode = place.inode();
     if inode.is_dir() { Ok(inode) } else { Err(Errno::ENOTDIR) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,7 +31,7 @@ pub struct HostNode {
     /// For what has no name any more, or none yet: the node itself.
     kept: Mutex<Option<Arc<OwnedFd>>>,
     /// Mode, owner and group as of this instant, in milliseconds.
-    known: Mutex<Option<(u64, (u32, u32, u32))>>,
+    known: Mutex<Option<Known>>,
     /// Children that are known, so that a rename can tell them.
     children: Mutex<HashMap<Box<[u8]>, Weak<HostNode>>>,
     kind: u32,
@@ -40,6 +40,9 @@ pub struct HostNode {
     slot: Slot,
     this: Weak<HostNode>,
 }
+
+/// An instant, and mode, owner and group then.
+type Known = (u64, (u32, u32, u32));
 
 struct Place {
     /// `None` for the top.
