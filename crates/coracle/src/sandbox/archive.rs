@@ -74,8 +74,11 @@ fn fill(fs: &Arc<MemFs>, from: impl Read) -> io::Result<()> {
     Ok(())
 }
 
+/// A directory and a name in it.
+type Place = (Arc<dyn Inode>, Vec<u8>);
+
 /// The directory that a path's last component lies in, made if it is missing, and that component.
-fn place(fs: &Arc<MemFs>, path: &Path) -> io::Result<Option<(Arc<dyn Inode>, Vec<u8>)>> {
+fn place(fs: &Arc<MemFs>, path: &Path) -> io::Result<Option<Place>> {
     let mut names = Vec::new();
     for component in path.components() {
         match component {

@@ -43,9 +43,8 @@ impl Upper {
             let inner: Vec<&[u8]> = self
                 .0
                 .iter()
-                .filter_map(|(other, _)| {
-                    (other != place && other.starts_with(place)).then(|| bytes(other.as_os_str()))
-                })
+                .filter(|(other, _)| other != place && other.starts_with(place))
+                .map(|(other, _)| bytes(other.as_os_str()))
                 .collect();
             let skip = [&SKIPPED[..], &inner].concat();
             if config.diff {
