@@ -3,6 +3,7 @@
 
 pub mod config;
 pub mod control;
+mod logger;
 mod outcome;
 mod sandbox;
 
@@ -56,5 +57,5 @@ const ENOENT: i32 = 2;
 /// Runs `config.argv` in a sandbox of its own and waits for its end.
 pub fn run(config: Config) -> Result<Outcome, Error> {
     config.validate()?;
-    sandbox::run(&config)
+    sandbox::run(&config, |_| ())
 }

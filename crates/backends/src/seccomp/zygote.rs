@@ -9,7 +9,7 @@ use std::sync::mpsc::sync_channel;
 
 use coracle_abi::port::{PORT_SIZE, PORTS_OFFSET, REPLIED, SHIM_ALIGN, word};
 use coracle_blobs::SHIM;
-use coracle_platform::PlatformError;
+use coracle_platform::{PlatformError, startup};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
@@ -39,6 +39,7 @@ pub fn start() -> Result<(Arc<Shared>, Arc<Worker>), PlatformError> {
     port.set64(word::SELF, base + PORTS_OFFSET);
     put_filter(&port, base);
     let program = program(base).map_err(host("cannot make the zygote's program"))?;
+    startup::step("filter and zygote's program built");
 
     let (report, started) = sync_channel(1);
     let reaper = Arc::<Reaper>::default();
@@ -61,11 +62,13 @@ pub fn start() -> Result<(Arc<Shared>, Arc<Worker>), PlatformError> {
         .map_err(host("cannot start a thread"))?;
     let pid = started.recv().unwrap_or(Err(std::io::ErrorKind::Other.into()));
     let pid = pid.map_err(host("cannot start the zygote"))?;
+    startup::step("zygote executed");
 
     let worker = Worker::new(pid, base, ports, 0);
     reaper.adopt(&worker);
     let listener = SeccompThread::first_result(&worker)
         .map_err(|_| PlatformError::Died(worker.death().unwrap_or(coracle_platform::Death::Killed)))?;
+    startup::step("zygote confined");
     let listener = fetch_listener(pid, listener)?;
     let notifier = Notifier::start(listener).map_err(host("cannot start a thread"))?;
     Ok((Arc::new(Shared { notifier, reaper, has_rdpid: has_rdpid() }), worker))

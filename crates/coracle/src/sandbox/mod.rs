@@ -1,9 +1,10 @@
 //! A sandbox in this process: the kernel, its world, and the end of the run.
 //!
 //! `view` builds what the guest sees as files, `streams` takes over standard input and output, `relay` passes
-//! terminal signals on.
+//! terminal signals on, `live` answers those who ask from outside.
 
 mod archive;
+mod live;
 mod relay;
 mod streams;
 mod trace;
@@ -13,23 +14,27 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use coracle_backends::seccomp::{SeccompPlatform, pace};
 use coracle_kernel::abi::linux::{SIGKILL, SIGTERM};
-use coracle_kernel::task::{Cred, Process, Spawn};
+use coracle_kernel::task::{Cred, Spawn};
 use coracle_kernel::world::{World, WorldConfig};
 use coracle_platform::Platform;
 
 use crate::config::{Config, PlatformChoice, User, WaitPolicy};
-use crate::{Error, Lanes, Outcome, Reason, startup};
+use crate::control::Server;
+use crate::{Error, Lanes, Outcome, Reason, logger, startup};
+
+pub use live::Live;
 
 /// How long everything may take to be gone at the end.
 const SHUT_DOWN: Duration = Duration::from_secs(5);
 
-/// Runs `config.argv` with this process as its kernel.
-pub fn run(config: &Config) -> Result<Outcome, Error> {
+/// Runs `config.argv` with this process as its kernel. `started` is told when the program runs.
+pub fn run(config: &Config, started: impl FnOnce(&Arc<Live>)) -> Result<Outcome, Error> {
     let start = Instant::now();
+    logger::install(config.log);
     pace::set_policy(match config.wait_policy {
         WaitPolicy::Adaptive => pace::Policy::Adaptive,
         WaitPolicy::Spin => pace::Policy::Spin,
@@ -37,43 +42,61 @@ pub fn run(config: &Config) -> Result<Outcome, Error> {
     });
     raise_descriptor_limit();
     let cpus = bind_cpus(config);
+    startup::step("limits of this process set");
     let platform: Arc<dyn Platform> = match config.platform {
         PlatformChoice::Auto | PlatformChoice::Seccomp => Arc::new(SeccompPlatform::new()?),
     };
-    startup::step("zygote started");
-    let cred = credentials(config)?;
+    startup::step("platform ready");
+    let cred = credentials(config.user.as_ref())?;
     let mut view = view::build(config)?;
-    startup::step("view of files built");
+    startup::step("root of the view built");
     let world = World::new(platform, world_config(config, cpus), view.vfs);
     if matches!(config.net, crate::config::Net::Host) {
         world.ipc.use_host_network();
     }
     let mut parts = view::BuiltParts { upper: &mut view.upper, budget: &view.budget };
     view::mount_all(&world, config, &cred, &mut parts)?;
-    startup::step("kernel's own file systems mounted");
+    startup::step("other file systems mounted");
     if let Some(filter) = &config.trace.syscalls {
         world.set_tracer(Arc::new(trace::Strace::new(filter.clone())));
     }
     let ended = Arc::new(Ended::default());
     let files = streams::inherit(config.limits.output, (cred.uid, cred.gid), &world, &ended)?;
     let environment = config.env.resolve(std::env::vars_os());
+    startup::step("standard streams taken over");
     let cwd = view::working_directory(&world, config, &cred)?;
     let terminal = relay::Terminal::save();
+    startup::step("environment and directory found");
     let process = world
         .spawn(Spawn {
             argv: config.argv.iter().map(|arg| arg.as_bytes().to_vec()).collect(),
             env: environment.into_iter().map(OsString::into_vec).collect(),
-            cwd,
+            cwd: cwd.clone(),
             umask: 0o022,
-            cred,
+            cred: cred.clone(),
             files,
         })
         .map_err(|error| Error::Program { errno: error.errno.raw(), reason: error.reason })?;
-    startup::step("program loaded and started");
-    startup::finish();
+    startup::step("program runs");
     let relay = relay::start(&world, &process);
-    let end = wait(config, &world, &process, &ended);
+    let live = Arc::new(Live {
+        world: world.clone(),
+        first: process,
+        ended: ended.clone(),
+        argv: config.argv.clone(),
+        started: SystemTime::now(),
+        cwd,
+        cred,
+    });
+    // Last, because nothing waits for it: the program runs already.
+    let server = Server::start(live.clone())
+        .inspect_err(|error| log::warn!("coracle ps, kill and exec will not find this sandbox: {error}"));
+    startup::step("reachable for ps, kill and exec");
+    startup::finish();
+    started(&live);
+    let end = wait(config, &world, &ended);
     let usage = tally(&world);
+    drop((server, live));
     world.shut_down(SHUT_DOWN);
     drop(relay);
     drop(terminal);
@@ -93,8 +116,7 @@ pub(crate) struct Ended {
 }
 
 /// Waits for the first program; TERM and then KILL when the time is up.
-fn wait(config: &Config, world: &Arc<World>, process: &Arc<Process>, ended: &Ended) -> coracle_kernel::world::End {
-    let _ = process;
+fn wait(config: &Config, world: &Arc<World>, ended: &Ended) -> coracle_kernel::world::End {
     if let Some(timeout) = config.timeout {
         if let Some(end) = world.wait_end(Some(timeout.after)) {
             return end;
@@ -152,13 +174,13 @@ fn outcome(end: coracle_kernel::world::End, ended: &Ended, tally: Tally, start: 
 }
 
 /// Whose rights the guest believes to have.
-fn credentials(config: &Config) -> Result<Cred, Error> {
+fn credentials(user: Option<&User>) -> Result<Cred, Error> {
     let own = || {
         let groups = rustix::process::getgroups().unwrap_or_default();
         let groups = groups.into_iter().map(rustix::process::Gid::as_raw).collect();
         Cred::new(rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw(), groups)
     };
-    match &config.user {
+    match user {
         None => Ok(own()),
         Some(User::Id { uid, gid }) => Ok(Cred::new(*uid, gid.unwrap_or(*uid), Vec::new())),
         Some(User::Name(name)) => {

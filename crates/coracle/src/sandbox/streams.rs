@@ -1,6 +1,6 @@
 //! Standard input, output and error: the host's, shared with whoever started the sandbox.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -13,8 +13,7 @@ use coracle_kernel::world::World;
 use super::Ended;
 use crate::Error;
 
-/// Descriptors 0 to 2, as far as this process has them.
-/// A terminal among them becomes the controlling terminal of the first session; its node belongs to `owner`.
+/// Descriptors 0 to 2 of this process. A terminal among them becomes the controlling terminal of the first session; its node belongs to `owner`.
 pub fn inherit(
     limit: Option<u64>,
     owner: (u32, u32),
@@ -30,18 +29,26 @@ pub fn inherit(
             }
         })
     });
+    let passed = |fd: std::io::Result<OwnedFd>| fd.map_err(failed);
     let standard = [
-        std::io::stdin().as_fd().try_clone_to_owned(),
-        std::io::stdout().as_fd().try_clone_to_owned(),
-        std::io::stderr().as_fd().try_clone_to_owned(),
+        passed(std::io::stdin().as_fd().try_clone_to_owned())?,
+        passed(std::io::stdout().as_fd().try_clone_to_owned())?,
+        passed(std::io::stderr().as_fd().try_clone_to_owned())?,
     ];
+    open(standard, limit, owner, world)
+}
+
+/// These descriptors of the host as open files of a guest.
+pub fn open(
+    fds: [OwnedFd; 3],
+    limit: Option<Arc<OutputLimit>>,
+    owner: (u32, u32),
+    world: &Arc<World>,
+) -> Result<Vec<Arc<OpenFile>>, Error> {
     let mut files = Vec::new();
-    for fd in standard {
-        let fd = fd.map_err(|source| Error::Host { what: "cannot pass standard streams on", source })?;
-        let (stream, mode) = HostStream::new(fd, limit.clone()).map_err(|errno| Error::Host {
-            what: "cannot pass standard streams on",
-            source: std::io::Error::from_raw_os_error(errno.raw()),
-        })?;
+    for fd in fds {
+        let (stream, mode) = HostStream::new(fd, limit.clone())
+            .map_err(|errno| failed(std::io::Error::from_raw_os_error(errno.raw())))?;
         let position = stream.position();
         let stream = Arc::new(stream);
         let place = if stream.is_terminal() { terminal::adopt(world, &stream, owner).ok() } else { None };
@@ -50,4 +57,8 @@ pub fn inherit(
         files.push(file);
     }
     Ok(files)
+}
+
+fn failed(source: std::io::Error) -> Error {
+    Error::Host { what: "cannot pass standard streams on", source }
 }

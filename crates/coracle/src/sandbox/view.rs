@@ -172,12 +172,16 @@ fn find(vfs: &Vfs, cred: &Cred, at: &Path) -> Result<PathRef, Errno> {
 
 /// Where the program starts.
 pub fn working_directory(world: &World, config: &Config, cred: &Cred) -> Result<PathRef, Error> {
-    let find = |path: &Path| {
-        find(&world.vfs, cred, path).and_then(|place| fs::walk::directory(&place).map(|_| ()).map(|()| place))
-    };
     if let Some(path) = &config.workdir {
-        return find(path).map_err(failed(path));
+        return directory(world, path, cred);
     }
     let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
-    Ok(find(&here).unwrap_or_else(|_| world.vfs.mounts.root()))
+    Ok(directory(world, &here, cred).unwrap_or_else(|_| world.vfs.mounts.root()))
+}
+
+/// A directory of the view.
+pub fn directory(world: &World, path: &Path, cred: &Cred) -> Result<PathRef, Error> {
+    let place = find(&world.vfs, cred, path).map_err(failed(path))?;
+    fs::walk::directory(&place).map_err(failed(path))?;
+    Ok(place)
 }

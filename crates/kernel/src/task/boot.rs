@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use coracle_elf::ArgSpace;
-use coracle_platform::Vessel;
+use coracle_platform::{Vessel, startup};
 use parking_lot::Mutex;
 
 use super::exec::{self, ExecError, Request};
@@ -109,9 +109,12 @@ impl World {
             errno: Errno::EAGAIN,
             reason: format!("no worker can be started: {error}"),
         })?;
+        startup::step("worker cloned from the zygote");
         let task = self.make_task(&init, &spawn, number.get(), thread.control(), AddressSpace::new(space.clone()));
         let built = task.find_in_path(spawn).and_then(|program| {
+            startup::step("program found and read");
             let mm = load::build(&task, &program, &space, &mut *thread)?;
+            startup::step("program mapped, stack built");
             Ok((program, mm))
         });
         let (program, mm) = match built {

@@ -1,0 +1,108 @@
+//! `coracle ps`, `kill` and `exec` against a running sandbox; what `run` prints about itself.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// Machines under load take their time.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The command, with a place for control sockets of its own.
+fn coracle(dir: &tempfile::TempDir, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_coracle"));
+    command.args(args).env("XDG_RUNTIME_DIR", dir.path()).stdin(Stdio::null());
+    command
+}
+
+fn output(dir: &tempfile::TempDir, args: &[&str]) -> Output {
+    coracle(dir, args).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Ends the sandbox even when the test fails.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Running {
+    fn end(&mut self) -> std::process::ExitStatus {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < until, "it does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// A sandbox that sleeps, and its id once it can be found.
+fn sleeper(dir: &tempfile::TempDir) -> (Running, String) {
+    let mut running = Running(coracle(dir, &["run", "--", "sleep", "300"]).spawn().unwrap());
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let listed = output(dir, &["ps", "-q"]);
+        assert!(listed.status.success(), "{}", text(&listed.stderr));
+        if let Some(id) = text(&listed.stdout).lines().next() {
+            return (running, id.to_owned());
+        }
+        assert_eq!(running.0.try_wait().unwrap(), None, "it ended by itself");
+        assert!(Instant::now() < until, "it is never listed");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_running_sandbox_is_listed_entered_and_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut running, id) = sleeper(&dir);
+    let table = text(&output(&dir, &["ps"]).stdout);
+    assert!(table.lines().count() == 2 && table.contains(&id) && table.contains("sleep 300"), "{table}");
+
+    let echo = output(&dir, &["exec", &id, "--", "echo", "from inside"]);
+    assert_eq!((text(&echo.stdout).as_str(), text(&echo.stderr).as_str()), ("from inside\n", ""));
+    assert!(echo.status.success());
+    // It sees the processes of that sandbox, and its status comes back.
+    let find = "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline; echo; done | grep -q '^sleep 300' && exit 7";
+    assert_eq!(output(&dir, &["exec", &id[..4], "--", "sh", "-c", find]).status.code(), Some(7));
+    let other =
+        output(&dir, &["exec", "-C", "/usr", "-e", "A=b", &id, "--", "sh", "-c", "pwd; echo $A; kill -9 $$"]);
+    assert_eq!((text(&other.stdout).as_str(), other.status.code()), ("/usr\nb\n", Some(137)));
+    let missing = output(&dir, &["exec", &id, "--", "no-such-program"]);
+    assert_eq!(missing.status.code(), Some(125));
+    assert!(text(&missing.stderr).contains("no-such-program"), "{}", text(&missing.stderr));
+
+    assert!(output(&dir, &["kill", &id]).status.success());
+    let status = running.end();
+    assert_eq!((status.code(), status.signal()), (Some(137), None));
+    assert_eq!(text(&output(&dir, &["ps", "-q"]).stdout), "");
+    let again = output(&dir, &["kill", &id]);
+    assert!(!again.status.success() && text(&again.stderr).contains("no sandbox"), "{}", text(&again.stderr));
+}
+
+#[test]
+fn signals_go_to_the_first_program() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut running, id) = sleeper(&dir);
+    assert!(output(&dir, &["kill", "--signal", "TERM", &id]).status.success());
+    assert_eq!(running.end().code(), Some(128 + 15));
+}
+
+#[test]
+fn start_up_is_traced_in_steps() {
+    let dir = tempfile::tempdir().unwrap();
+    let traced = output(&dir, &["run", "--trace=startup", "--", "true"]);
+    let lines = text(&traced.stderr);
+    assert!(traced.status.success(), "{lines}");
+    assert!(lines.lines().filter(|line| line.starts_with("startup ")).count() >= 12, "{lines}");
+    assert_eq!(text(&output(&dir, &["run", "--", "true"]).stderr), "");
+}
