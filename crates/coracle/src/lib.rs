@@ -1,8 +1,12 @@
-//! Coracle as a library: describe a run with [`Config`], run it, learn how it ended from [`Outcome`].
+//! Coracle as a library: run Linux programs in sandboxes of their own.
+//!
+//! [`Sandbox::builder`] is the way in: it starts a sandbox beside your program and gives you a handle. [`run`] is for
+//! programs that do nothing else, as the command `coracle run`: this process becomes the sandbox's kernel.
 #![forbid(unsafe_code)]
 
 pub mod config;
 pub mod control;
+mod embed;
 mod logger;
 mod outcome;
 mod sandbox;
@@ -11,6 +15,7 @@ mod sandbox;
 pub use coracle_platform::startup;
 
 pub use config::{Config, ConfigError};
+pub use embed::{Output, Running, Sandbox, SandboxBuilder, Stream};
 pub use outcome::{Lanes, Outcome, Reason};
 
 /// Why a run could not be started or carried through. (What a guest did to itself is an [`Outcome`].)
@@ -35,6 +40,9 @@ pub enum Error {
     /// `--user` names nobody.
     #[error("no user {name:?} in the sandbox's /etc/passwd; give numbers, as in --user 1000:1000")]
     User { name: String },
+    /// The kernel process of an embedding program could not do its work.
+    #[error("{reason}")]
+    KernelProcess { reason: String },
     /// The host refused something that should work.
     #[error("{what}: {source}")]
     Host { what: &'static str, source: std::io::Error },
@@ -54,8 +62,9 @@ impl Error {
 
 const ENOENT: i32 = 2;
 
-/// Runs `config.argv` in a sandbox of its own and waits for its end.
+/// Runs `config.argv` in a sandbox of its own, with this process as its kernel, and waits for its end.
 pub fn run(config: Config) -> Result<Outcome, Error> {
+    embed::linked();
     config.validate()?;
     sandbox::run(&config, |_| ())
 }

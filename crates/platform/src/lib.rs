@@ -4,6 +4,7 @@
 //! ([`Thread`]); a thread runs guest code until it needs the kernel and says so with one neutral enum,
 //! [`Trap`]. The kernel answers with a [`Resume`]. Nothing here knows how guest code is confined.
 
+pub mod child;
 pub mod mock;
 pub mod probe;
 mod regs;

@@ -1,0 +1,73 @@
+//! Children of this process that are this program again: code before `main`, one inherited descriptor, death with
+//! the parent.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+
+/// Calls a function before `main`, as C's `__attribute__((constructor))` does. The standard library has its
+/// arguments by then: its own entry in `.init_array` has a priority, and so comes first.
+#[macro_export]
+macro_rules! before_main {
+    ($name:ident, $function:path) => {
+        #[used]
+        #[unsafe(link_section = ".init_array")]
+        static $name: extern "C" fn() = {
+            extern "C" fn call() {
+                $function()
+            }
+            call
+        };
+    };
+}
+
+/// Starts a child that inherits `passed` under its own number. With `mortal` it is killed when the calling *thread*
+/// ends (`PR_SET_PDEATHSIG`), so that has to be one that lasts.
+pub fn spawn(command: &mut Command, passed: BorrowedFd<'_>, mortal: bool) -> io::Result<Child> {
+    let number = passed.as_raw_fd();
+    let parent = std::process::id();
+    // SAFETY: system calls only, all async-signal-safe.
+    unsafe {
+        command.pre_exec(move || {
+            if libc::fcntl(number, libc::F_SETFD, 0) < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            if mortal && libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            // It may have died before the call above.
+            if mortal && libc::getppid() as u32 != parent {
+                libc::_exit(1);
+            }
+            Ok(())
+        });
+    }
+    command.spawn()
+}
+
+/// A copy of an inherited descriptor; the inherited one is no longer inherited by others.
+pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+    if number < 0 {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: only asks about, and marks, a number that may or may not be open.
+    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, as was just seen, and nobody in this new process closes it.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+    borrowed.try_clone_to_owned()
+}
+
+/// What Rust's runtime does before `main`: writing to a closed pipe is an error and no signal.
+pub fn ignore_broken_pipes() {
+    // SAFETY: no handler is installed, only the disposition changes.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
+/// Ends the process without the exit handlers of a program whose `main` never ran.
+pub fn exit_at_once(status: u8) -> ! {
+    // SAFETY: does not return.
+    unsafe { libc::_exit(i32::from(status)) }
+}
