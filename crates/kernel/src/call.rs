@@ -32,7 +32,7 @@ pub struct Call {
 /// Lists calls of one area: `number name handler arity support`. The handler's parameters say how the raw
 /// registers are decoded.
 ///
-/// ```ignore
+/// ```text
 /// calls! { 0 read read/3 Full; 1 write write/3 Full; }
 /// ```
 #[macro_export]
