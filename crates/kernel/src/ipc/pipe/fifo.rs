@@ -23,9 +23,13 @@ impl Fifo {
         let identity = Identity::Named(inode);
         match flags & O_ACCMODE {
             O_RDONLY => {
-                let then = pipe.state.lock().writers_ever;
+                // Seen in one glance, before this end counts: a writer that waits for it may come and go at once.
+                let (then, alone) = {
+                    let state = pipe.state.lock();
+                    (state.writers_ever, state.writers == 0)
+                };
                 let mut end = PipeEnd::new(pipe.clone(), true, false, identity);
-                if pipe.state.lock().writers == 0 {
+                if alone {
                     match nonblocking {
                         true => end.writers_then = Some(then),
                         false => self.wait(task, || pipe.state.lock().writers_ever != then)?,
@@ -34,15 +38,15 @@ impl Fifo {
                 Ok(Arc::new(end))
             }
             O_WRONLY => {
-                {
+                let (then, alone) = {
                     let state = pipe.state.lock();
-                    if nonblocking && state.readers == 0 {
-                        return Err(Errno::ENXIO);
-                    }
+                    (state.readers_ever, state.readers == 0)
+                };
+                if nonblocking && alone {
+                    return Err(Errno::ENXIO);
                 }
-                let then = pipe.state.lock().readers_ever;
                 let end = PipeEnd::new(pipe.clone(), false, true, identity);
-                if pipe.state.lock().readers == 0 {
+                if alone {
                     self.wait(task, || pipe.state.lock().readers_ever != then)?;
                 }
                 Ok(Arc::new(end))
