@@ -107,6 +107,18 @@ lane1_end:
     mov %r9, %gs:{ARGS}+40
     .endm
 
+    /* The reverse of `save`: arguments as they came, flags in EAX, the return address in RCX. */
+    .macro restore
+    mov %gs:{ARGS}, %rdi
+    mov %gs:{ARGS}+8, %rsi
+    mov %gs:{ARGS}+16, %rdx
+    mov %gs:{ARGS}+24, %r10
+    mov %gs:{ARGS}+32, %r8
+    mov %gs:{ARGS}+40, %r9
+    mov %gs:{FLAGS}, %eax
+    mov %gs:{RETURN}, %rcx
+    .endm
+
     /* A path in the second argument. */
     .globl lane3_path1
     .p2align 5
@@ -226,14 +238,7 @@ copy_end:
     dec %r8d
     jnz next_output
 finish:
-    mov %gs:{ARGS}, %rdi
-    mov %gs:{ARGS}+8, %rsi
-    mov %gs:{ARGS}+16, %rdx
-    mov %gs:{ARGS}+24, %r10
-    mov %gs:{ARGS}+32, %r8
-    mov %gs:{ARGS}+40, %r9
-    mov %gs:{FLAGS}, %eax
-    mov %gs:{RETURN}, %rcx
+    restore
 fast_return:
     add $0x7f, %al
     sahf
@@ -277,14 +282,7 @@ order_fast:
     jmp finish
 act_trap:
     movl $1, %gs:{FORCE_TRAP}
-    mov %gs:{ARGS}, %rdi
-    mov %gs:{ARGS}+8, %rsi
-    mov %gs:{ARGS}+16, %rdx
-    mov %gs:{ARGS}+24, %r10
-    mov %gs:{ARGS}+32, %r8
-    mov %gs:{ARGS}+40, %r9
-    mov %gs:{RETURN}, %rcx
-    mov %gs:{FLAGS}, %eax
+    restore
     mov %gs:{NUMBER}, %r11
     jmp fast_foreign
 
