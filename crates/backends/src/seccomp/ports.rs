@@ -130,3 +130,9 @@ impl Port {
         offset.checked_add(len).is_some_and(|end| end <= PORT_SIZE)
     }
 }
+
+/// Wakes whoever sleeps on a word.
+pub fn wake_word(futex: &AtomicU32) {
+    // SAFETY: the word is mapped as long as it is borrowed.
+    unsafe { libc::syscall(libc::SYS_futex, futex.as_ptr(), libc::FUTEX_WAKE, i32::MAX, 0, 0, 0) };
+}

@@ -13,9 +13,8 @@ use coracle_platform::{Death, Layout, Mapping, Space, Usage};
 use parking_lot::Mutex;
 
 use super::memory;
-use super::ports::Ports;
+use super::ports::{Ports, wake_word};
 use super::rewrite::Sites;
-use super::thread::wake_word;
 
 /// Value of a port's state once its worker is dead. Only the kernel writes it.
 pub const DEAD: u32 = 3;

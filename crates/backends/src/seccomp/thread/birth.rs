@@ -1,0 +1,153 @@
+//! How threads and workers come to be, and end.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use coracle_abi::Errno;
+use coracle_abi::port::{MAGIC, PORT_SIZE, REPLIED, action, word};
+use coracle_blobs::label;
+use coracle_platform::{Death, ForkError, Gone, Regs, Space, Trap, Vessel};
+
+use super::super::notify::Expected;
+use super::super::ports::{Port, Ports};
+use super::super::worker::Worker;
+use super::super::{Shared, frame, table};
+use super::{SeccompThread, port_address};
+
+/// How long a new worker may take to announce itself, and a dead one to be reaped.
+const BIRTH: Duration = Duration::from_secs(10);
+
+impl SeccompThread {
+    pub(super) fn spawn(&mut self, edit: &mut dyn FnMut(&mut Regs)) -> Result<SeccompThread, ForkError> {
+        self.freeze_for_order()?;
+        let index = self.worker.take_port().ok_or(ForkError::Refused(Errno::EAGAIN))?;
+        let port = self.worker.ports.port(index);
+        let address = port_address(&self.worker, index);
+        prepare_port(&port, address, self.worker.base, &self.shared, false);
+        let flags = libc::CLONE_VM
+            | libc::CLONE_FS
+            | libc::CLONE_FILES
+            | libc::CLONE_SIGHAND
+            | libc::CLONE_THREAD
+            | libc::CLONE_SYSVSEM
+            | libc::CLONE_CHILD_SETTID
+            | libc::CLONE_CHILD_CLEARTID;
+        let tid_word = address + word::HOST_TID as u64;
+        let tid = match Errno::check(self.clone_host(flags as u64, address + PORT_SIZE - 64, tid_word, 0)?) {
+            Ok(tid) => tid as u32,
+            Err(errno) => {
+                self.worker.give_port(index);
+                return Err(ForkError::Refused(errno));
+            }
+        };
+        // The number went through memory that the guest can write: it must at least be one of its own threads.
+        // SAFETY: signal 0 only checks.
+        if unsafe { libc::syscall(libc::SYS_tgkill, self.worker.pid, tid, 0) } != 0 {
+            self.worker.give_port(index);
+            self.worker.lied("named a thread that is not its own");
+            return Err(ForkError::Gone);
+        }
+        self.worker.threads.fetch_add(1, Ordering::SeqCst);
+        let mut child = SeccompThread::new(self.shared.clone(), self.worker.clone(), index, tid);
+        self.load_regs();
+        child.regs = self.regs.clone();
+        edit(&mut child.regs);
+        Ok(child)
+    }
+
+    pub(super) fn fork_worker(&mut self, edit: &mut dyn FnMut(&mut Regs)) -> Result<Vessel, ForkError> {
+        self.freeze_for_order()?;
+        let ports = Ports::new().map_err(|_| ForkError::Refused(Errno::ENOMEM))?;
+        let worker = self.clone_worker(ports)?;
+        *worker.files.lock() = self.worker.files.lock().clone();
+        *worker.sites.lock() = self.worker.sites.lock().clone();
+        let mut child = SeccompThread::new(self.shared.clone(), worker.clone(), self.index, worker.pid as u32);
+        self.load_regs();
+        child.regs = self.regs.clone();
+        edit(&mut child.regs);
+        Ok(Vessel { space: worker, thread: Box::new(child) })
+    }
+
+    /// Clones this worker (or the zygote) into a new one with `ports`, which starts at `first_orders`.
+    pub fn clone_worker(&mut self, ports: Arc<Ports>) -> Result<Arc<Worker>, ForkError> {
+        let base = self.worker.base;
+        let port = ports.port(self.index);
+        prepare_port(&port, port_address(&self.worker, self.index), base, &self.shared, true);
+        let cookie = self.shared.cookie();
+        let slot = self.shared.notifier.expect_newborn(cookie, ports.clone());
+        // Dying between here and the reaper's list would go unnoticed: the reaper keeps what it does not know.
+        let result = self.clone_host((libc::CLONE_PARENT | libc::SIGCHLD) as u64, 0, 0, cookie);
+        let pid = match result.map(Errno::check) {
+            Ok(Ok(_)) => slot.wait(BIRTH),
+            Ok(Err(errno)) => {
+                self.shared.notifier.forget_newborn(cookie);
+                return Err(ForkError::Refused(errno));
+            }
+            Err(Gone) => slot.get(),
+        };
+        self.shared.notifier.forget_newborn(cookie);
+        let Some(pid) = pid else { return Err(ForkError::Gone) };
+        let worker = Worker::new(pid, base, ports, self.index);
+        self.shared.reaper.adopt(&worker);
+        Ok(worker)
+    }
+
+    /// Clones as ordered; `result` is the host's.
+    fn clone_host(&mut self, flags: u64, stack: u64, child_tid: u64, cookie: u64) -> Result<u64, Gone> {
+        self.put_order(libc::SYS_clone as u64, [flags, stack, 0, child_tid, 0, 0]);
+        self.port.set64(word::COOKIE, cookie);
+        let tid = self.control.tid();
+        self.shared.notifier.expect(tid, Expected::Clone([flags, stack, 0, child_tid, 0]));
+        let result = self.order(action::CLONE);
+        self.shared.notifier.forget(tid);
+        result
+    }
+
+    pub(super) fn died(&self) -> Trap {
+        let patience = std::time::Instant::now();
+        loop {
+            if let Some(death) = self.worker.death() {
+                return Trap::Died(death);
+            }
+            if patience.elapsed() > BIRTH {
+                return Trap::Died(Death::Lied("does not die"));
+            }
+            self.worker.kill();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    pub(super) fn leave(mut self) {
+        if self.worker.threads.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.worker.kill();
+            return;
+        }
+        // The leader's host thread stays, asleep: without it the host would refuse to look into the worker.
+        if self.control.tid() == self.worker.pid as u32 {
+            return;
+        }
+        if self.freeze_for_order().is_ok() {
+            self.reply(action::EXIT);
+            self.worker.give_port(self.index);
+        }
+    }
+}
+
+/// Makes a port ready for a thread that starts in the shim with `first_orders`.
+fn prepare_port(port: &Port, address: u64, base: u64, shared: &Shared, own_process: bool) {
+    port.write(0, &[0; word::TABLE]);
+    port.set32(word::STATE, REPLIED);
+    port.set32(word::MAGIC, MAGIC);
+    port.set64(word::SELF, address);
+    port.set32(word::HAS_RDPID, u32::from(shared.has_rdpid));
+    table::fill(port, base, true);
+    let mut regs = Regs {
+        rip: base + label::FIRST_ORDERS,
+        rsp: address + PORT_SIZE - if own_process { 64 } else { 128 },
+        rflags: 0x202,
+        ..Regs::default()
+    };
+    let start = frame::create(port, address, &mut regs, true);
+    port.set64(word::START_FRAME, start);
+}

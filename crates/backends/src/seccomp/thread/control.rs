@@ -1,0 +1,124 @@
+//! What others may do to a guest thread while it runs.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::time::Duration;
+
+use coracle_abi::Errno;
+use coracle_abi::port::{INTERRUPT_SIGNAL, POSTED, word};
+use coracle_platform::{Identity, LaneCounts, ThreadControl};
+
+use super::super::ports::Port;
+use super::super::table;
+use super::super::worker::Worker;
+
+/// What others may do to the thread.
+pub struct Control {
+    worker: Arc<Worker>,
+    port: Port,
+    tid: AtomicU32,
+}
+
+impl Control {
+    pub(super) fn new(worker: Arc<Worker>, port: Port, tid: u32) -> Arc<Control> {
+        Arc::new(Control { worker, port, tid: AtomicU32::new(tid) })
+    }
+
+    /// The host's number of the thread.
+    pub(super) fn tid(&self) -> u32 {
+        self.tid.load(Ordering::Relaxed)
+    }
+
+    /// What the host says of the thread (proc_pid_stat(5)).
+    fn stat_text(&self) -> String {
+        let tid = self.tid();
+        std::fs::read_to_string(format!("/proc/{}/task/{tid}/stat", self.worker.pid)).unwrap_or_default()
+    }
+
+    /// Time on a CPU (Documentation/scheduler/sched-stats.rst), where the host counts it.
+    fn run_time(&self) -> Option<Duration> {
+        let tid = self.tid();
+        let text = std::fs::read_to_string(format!("/proc/{}/task/{tid}/schedstat", self.worker.pid)).ok()?;
+        text.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
+    }
+
+    pub(super) fn signal(&self) {
+        let tid = self.tid();
+        if self.worker.death().is_none() {
+            // SAFETY: a plain system call; the pid is not reused before the reaper has marked the worker dead.
+            unsafe { libc::syscall(libc::SYS_tgkill, self.worker.pid, tid, INTERRUPT_SIGNAL) };
+        }
+    }
+}
+
+impl ThreadControl for Control {
+    fn interrupt(&self) {
+        self.port.atomic(word::INTERRUPT_ASKED).fetch_add(1, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        if self.port.state().load(Ordering::SeqCst) != POSTED {
+            self.signal();
+        }
+    }
+
+    fn publish(&self, identity: &Identity) {
+        for (offset, value) in [
+            (word::PID, identity.pid),
+            (word::TID, identity.tid),
+            (word::PPID, identity.ppid),
+            (word::UID, identity.uid),
+            (word::EUID, identity.euid),
+            (word::GID, identity.gid),
+            (word::EGID, identity.egid),
+        ] {
+            self.port.set32(offset, value);
+        }
+        table::fill(&self.port, self.worker.base, identity.short_cuts);
+    }
+
+    fn cpu_time(&self) -> (Duration, Duration) {
+        let text = self.stat_text();
+        let fields: Vec<&str> =
+            text.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect()).unwrap_or_default();
+        let ticks = |index: usize| fields.get(index).and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
+        let (user, system) = (ticks(11), ticks(12));
+        // The sum is known to the nanosecond, its parts only as samples (cputime_adjust() in kernel/sched/cputime.c).
+        let Some(total) = self.run_time() else {
+            return (Duration::from_millis(user * 10), Duration::from_millis(system * 10));
+        };
+        let share = if user + system == 0 { 1.0 } else { user as f64 / (user + system) as f64 };
+        let user = total.mul_f64(share).min(total);
+        (user, total - user)
+    }
+
+    fn asleep(&self) -> bool {
+        // While the kernel serves it, the thread waits for the answer: that is work.
+        let waits = self.port.state().load(Ordering::SeqCst) == POSTED;
+        let text = self.stat_text();
+        let state = text.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
+        !waits && matches!(state, Some('S' | 'D'))
+    }
+
+    fn set_affinity(&self, cpus: &[usize]) -> Result<(), Errno> {
+        let mut set = rustix::thread::CpuSet::new();
+        for cpu in cpus.iter().filter(|cpu| **cpu < rustix::thread::CpuSet::MAX_CPU) {
+            set.set(*cpu);
+        }
+        let tid = rustix::thread::Pid::from_raw(self.tid() as i32);
+        rustix::thread::sched_setaffinity(tid, &set).map_err(|error| Errno::from_raw(error.raw_os_error()))
+    }
+
+    fn last_cpu(&self) -> usize {
+        self.port.get32(word::GUEST_CPU) as usize
+    }
+
+    fn lanes(&self) -> LaneCounts {
+        let count = |offset| self.port.get64(offset);
+        LaneCounts {
+            lane1: count(word::LANE1),
+            lane2: count(word::LANE2),
+            lane3: count(word::LANE3),
+            lane4: count(word::LANE4),
+            bytes_staged: count(word::STAGED),
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! One guest thread as its kernel thread sees it: requests, replies, orders.
+
+mod birth;
+mod control;
+mod orders;
+mod staging;
+mod state;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use coracle_abi::Errno;
+use coracle_abi::port::{COLD, HEAT_SLOTS, HOT, PORT_SIZE, PORTS_OFFSET, POSTED, REPLIED, action, kind, word};
+use coracle_platform::{ForkError, Gone, MemoryCall, Regs, Resume, Thread, ThreadControl, Trap, Vessel};
+
+use super::frame::{self, Place};
+use super::pace::Pace;
+use super::ports::{Port, wake_word};
+use super::worker::{DEAD, Worker};
+use super::{Shared, rewrite};
+use control::Control;
+use staging::Staging;
+
+/// Where the guest thread stands.
+#[derive(Clone, Copy)]
+enum At {
+    /// Before its first guest instruction, in the shim's `first_orders`.
+    Start,
+    /// In a system call by the fast path.
+    Fast,
+    /// In a handler, with a frame.
+    Frame(Place),
+}
+
+/// One guest thread in the kernel's hands.
+pub struct SeccompThread {
+    shared: Arc<Shared>,
+    worker: Arc<Worker>,
+    port: Port,
+    index: usize,
+    at: At,
+    control: Arc<Control>,
+    pace: Pace,
+    regs: Regs,
+    /// `regs` were read, so they are written back.
+    regs_loaded: bool,
+    /// The segment bases as they were read, to see whether they are to be changed.
+    bases: (u64, u64),
+    /// The guest stands in a system call.
+    in_call: bool,
+    staging: Staging,
+}
+
+impl SeccompThread {
+    /// A thread that will post `READY`, whose port is `index`.
+    pub fn new(shared: Arc<Shared>, worker: Arc<Worker>, index: usize, tid: u32) -> SeccompThread {
+        let port = worker.ports.port(index);
+        let control = Control::new(worker.clone(), port.clone(), tid);
+        SeccompThread {
+            shared,
+            worker,
+            port,
+            index,
+            at: At::Start,
+            control,
+            pace: Pace::default(),
+            regs: Regs { rflags: 0x202, ..Regs::default() },
+            regs_loaded: true,
+            bases: (0, 0),
+            in_call: false,
+            staging: Staging::new(),
+        }
+    }
+
+    /// The zygote's thread, which has posted `READY` and carries out orders from then on.
+    pub fn zygote(shared: Arc<Shared>, worker: Arc<Worker>) -> SeccompThread {
+        let tid = worker.pid as u32;
+        SeccompThread::new(shared, worker, 0, tid)
+    }
+
+    /// Waits for the zygote's first request; returns the result that came along.
+    pub fn first_result(worker: &Arc<Worker>) -> Result<u64, Gone> {
+        let port = worker.ports.port(0);
+        Pace::default().wait(&port, || worker.death().is_some());
+        if worker.death().is_some() {
+            return Err(Gone);
+        }
+        Ok(port.get64(word::RESULT))
+    }
+
+    /// The worker that this thread runs in.
+    pub fn worker(&self) -> &Arc<Worker> {
+        &self.worker
+    }
+
+    /// The thread need not show this site again.
+    pub fn mark_cold(&self, rip: u64) {
+        self.port.set64(word::HEAT + heat_slot(rip), rip | COLD << 48);
+    }
+
+    fn address(&self) -> u64 {
+        port_address(&self.worker, self.index)
+    }
+
+    /// Waits for the next request and says what kind it is.
+    fn wait(&mut self) -> Result<u32, Gone> {
+        self.pace.wait(&self.port, || self.worker.death().is_some());
+        if self.port.state().load(Ordering::SeqCst) != POSTED || self.worker.death().is_some() {
+            return Err(Gone);
+        }
+        // Whatever was asked of the thread, it has stopped now.
+        self.port.set32(word::INTERRUPT_DONE, self.port.get32(word::INTERRUPT_ASKED));
+        Ok(self.port.get32(word::KIND))
+    }
+
+    /// Replies with an action, and interrupts again if that was asked for meanwhile.
+    fn reply(&mut self, what: u32) {
+        self.staging.leave(&self.port);
+        self.port.set32(word::ACTION, what);
+        self.pace.replying(&self.port);
+        // Not over the mark of death.
+        let _ = self.port.state().compare_exchange(POSTED, REPLIED, Ordering::SeqCst, Ordering::SeqCst);
+        if self.port.get32(word::GUEST_SLEEPS) != 0 {
+            wake_word(self.port.state());
+        }
+        if self.port.get32(word::INTERRUPT_ASKED) != self.port.get32(word::INTERRUPT_DONE) {
+            self.control.signal();
+        }
+    }
+
+    /// One order to the thread while it is in a handler (or at its start): action, then the result.
+    fn order(&mut self, what: u32) -> Result<u64, Gone> {
+        self.reply(what);
+        match self.wait()? {
+            kind::DONE => Ok(self.port.get64(word::RESULT)),
+            _ => self.lied("did not carry out an order"),
+        }
+    }
+
+    fn lied<T>(&self, how: &'static str) -> Result<T, Gone> {
+        self.worker.lied(how);
+        Err(Gone)
+    }
+
+    fn put_order(&self, number: u64, args: [u64; 6]) {
+        self.port.set64(word::ORDER, number);
+        for (index, value) in args.into_iter().enumerate() {
+            self.port.set64(word::ORDER + 8 + index * 8, value);
+        }
+    }
+
+    /// The trap that the present request is.
+    fn trap(&mut self, what: u32) -> Result<Trap, Gone> {
+        self.in_call = matches!(what, kind::FAST | kind::TRAP);
+        match what {
+            kind::FAST => {
+                self.at = At::Fast;
+                self.staging.arrive(&self.port);
+                // Trapped, and sent on through the fast path by the handler.
+                let trapped = self.port.get64(word::SITE) == self.port.get64(word::RETURN);
+                if trapped {
+                    self.port.set64(word::SITE, 0);
+                    self.port.set64(word::LANE3, self.port.get64(word::LANE3).wrapping_sub(1));
+                }
+                Ok(self.call(if trapped { 4 } else { 3 }))
+            }
+            kind::TRAP => {
+                self.arrive_in_frame()?;
+                let trap = self.call(4);
+                if let At::Frame(place) = self.at {
+                    let rip = frame::rip(&self.port, place);
+                    if self.port.get64(word::HEAT + heat_slot(rip)) == rip | HOT << 48 {
+                        let number = self.port.get64(word::NUMBER);
+                        rewrite::shown(self, rip, number)?;
+                    }
+                }
+                Ok(trap)
+            }
+            kind::FAULT => {
+                self.arrive_in_frame()?;
+                self.fault()
+            }
+            kind::INTERRUPT => {
+                self.arrive_in_frame()?;
+                let call = self.port.get32(word::INTERRUPTED_CALL).checked_sub(1);
+                Ok(Trap::Interrupted { call: call.map(u64::from) })
+            }
+            _ => self.lied("posted an unknown kind of request"),
+        }
+    }
+
+    /// What came with the call that the thread stands in.
+    fn staged_input(&self, address: u64) -> &[u8] {
+        if matches!(self.at, At::Fast) { self.staging.input(address) } else { &[] }
+    }
+
+    fn call(&self, lane: u8) -> Trap {
+        let mut args = [0; 6];
+        for (index, argument) in args.iter_mut().enumerate() {
+            *argument = self.port.get64(word::ARGS + index * 8);
+        }
+        Trap::Syscall { number: self.port.get64(word::NUMBER), args, lane }
+    }
+}
+
+impl Thread for SeccompThread {
+    fn run(&mut self, resume: Resume<'_>) -> Trap {
+        let what = match resume {
+            Resume::Return(value) => {
+                if self.regs_loaded && matches!(self.at, At::Frame(_)) {
+                    self.regs.rax = value;
+                    self.store_regs()
+                } else {
+                    self.leave_site();
+                    self.port.set64(word::RESULT, value);
+                    action::RETURN
+                }
+            }
+            Resume::Continue => {
+                if self.freeze_for_order().is_err() {
+                    return self.died();
+                }
+                self.store_regs()
+            }
+            Resume::Memory(call) => match self.resume_with_memory(call) {
+                Ok(what) => what,
+                Err(Gone) => return self.died(),
+            },
+        };
+        self.reply(what);
+        let arrived = self.wait();
+        match arrived.and_then(|kind| self.trap(kind)) {
+            Ok(trap) => trap,
+            Err(Gone) => self.died(),
+        }
+    }
+
+    fn freeze(&mut self, result: u64) -> Result<&mut Regs, Gone> {
+        self.freeze_for_order()?;
+        self.load_regs();
+        // The call is over: what is edited from now on, RAX included, stays.
+        if std::mem::take(&mut self.in_call) {
+            self.regs.rax = result;
+        }
+        Ok(&mut self.regs)
+    }
+
+    fn staged(&self, address: u64, into: &mut [u8]) -> bool {
+        match self.staged_input(address).get(..into.len()) {
+            Some(piece) => {
+                into.copy_from_slice(piece);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn staged_prefix(&self, address: u64, into: &mut [u8]) -> usize {
+        let bytes = self.staged_input(address);
+        let count = bytes.len().min(into.len());
+        into[..count].copy_from_slice(&bytes[..count]);
+        count
+    }
+
+    fn stage_out(&mut self, address: u64, from: &[u8]) -> bool {
+        match self.stage_room(address, from.len()) {
+            Some(room) => {
+                room.copy_from_slice(from);
+                self.stage_commit(from.len());
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn stage_room(&mut self, address: u64, len: usize) -> Option<&mut [u8]> {
+        let guest = address.checked_add(len as u64).is_some_and(|end| end <= self.worker.base);
+        if !matches!(self.at, At::Fast) || !guest {
+            return None;
+        }
+        self.staging.room(&mut self.port, address, len)
+    }
+
+    fn stage_commit(&mut self, len: usize) {
+        self.staging.commit(&self.port, len);
+    }
+
+    fn memory(&mut self, call: &MemoryCall) -> Result<Result<u64, Errno>, Gone> {
+        self.order_memory(call)
+    }
+
+    fn spawn_thread(&mut self, edit: &mut dyn FnMut(&mut Regs)) -> Result<Box<dyn Thread>, ForkError> {
+        Ok(Box::new(self.spawn(edit)?))
+    }
+
+    fn fork(&mut self, edit: &mut dyn FnMut(&mut Regs)) -> Result<Vessel, ForkError> {
+        self.fork_worker(edit)
+    }
+
+    fn compare_exchange(&mut self, address: u64, old: u32, new: u32) -> Result<Result<u32, Errno>, Gone> {
+        self.order_exchange(address, old, new)
+    }
+
+    fn futex_wake(&mut self, address: u64, count: u32) -> Result<u64, Gone> {
+        self.order_wake(address, count)
+    }
+
+    fn rseq(&mut self, area: u64, len: u32, flags: u32, signature: u32) -> Result<Result<u64, Errno>, Gone> {
+        self.order_rseq(area, len, flags, signature)
+    }
+
+    fn control(&self) -> Arc<dyn ThreadControl> {
+        self.control.clone()
+    }
+
+    fn retire(self: Box<Self>) {
+        self.leave();
+    }
+}
+
+/// Offset of the slot that counts traps before `rip`.
+fn heat_slot(rip: u64) -> usize {
+    ((rip >> 1) % HEAT_SLOTS) as usize * 8
+}
+
+/// Where port `index` lies in the worker.
+pub fn port_address(worker: &Worker, index: usize) -> u64 {
+    worker.base + PORTS_OFFSET + index as u64 * PORT_SIZE
+}
+
+const _: () = assert!(DEAD != POSTED && DEAD != REPLIED);

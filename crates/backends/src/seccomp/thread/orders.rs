@@ -1,0 +1,166 @@
+//! Orders that a thread carries out in its worker: memory, guarded exchange, wakes, rseq.
+
+use coracle_abi::Errno;
+use coracle_abi::port::{action, word};
+use coracle_platform::{Gone, MapSource, MemoryCall};
+
+use super::super::notify::Expected;
+use super::SeccompThread;
+
+/// Descriptors a worker may hold for mapping before the oldest uses are forgotten.
+const FILES_MAX: usize = 64;
+
+impl SeccompThread {
+    /// Every thread of the worker has executed a serialising instruction when this returns.
+    pub fn synchronise_cores(&mut self) -> Result<(), Gone> {
+        const REGISTER: u64 = 64;
+        const SYNC_CORE: u64 = 32;
+        for command in [REGISTER, SYNC_CORE] {
+            self.put_order(libc::SYS_membarrier as u64, [command, 0, 0, 0, 0, 0]);
+            self.order(action::ORDER)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn order_memory(&mut self, call: &MemoryCall) -> Result<Result<u64, Errno>, Gone> {
+        self.freeze_for_order()?;
+        self.forget_sites(call);
+        let (number, args) = encode(call);
+        let result = match call {
+            MemoryCall::MapFile { file, .. } => self.map_file(args, file)?,
+            _ => {
+                self.put_order(number, args);
+                self.order(action::ORDER)?
+            }
+        };
+        Ok(Errno::check(result))
+    }
+
+    pub(super) fn resume_with_memory(&mut self, call: &MemoryCall) -> Result<u32, Gone> {
+        let (number, mut args) = encode(call);
+        if let MemoryCall::MapFile { file, .. } = call {
+            match self.held(file) {
+                Some(held) => args[4] = held as u64,
+                None => {
+                    let result = self.order_memory(call)?;
+                    let value = result.unwrap_or_else(Errno::to_ret);
+                    if self.regs_loaded {
+                        self.regs.rax = value;
+                        return Ok(self.store_regs());
+                    }
+                    self.leave_site();
+                    self.port.set64(word::RESULT, value);
+                    return Ok(action::RETURN);
+                }
+            }
+        }
+        self.forget_sites(call);
+        self.leave_site();
+        self.put_order(number, args);
+        Ok(action::ORDER_RETURN)
+    }
+
+    pub(super) fn order_exchange(&mut self, address: u64, old: u32, new: u32) -> Result<Result<u32, Errno>, Gone> {
+        if !address.is_multiple_of(4) || address >= self.worker.base {
+            return Ok(Err(Errno::EFAULT));
+        }
+        self.freeze_for_order()?;
+        for (index, value) in [address, u64::from(old), u64::from(new)].into_iter().enumerate() {
+            self.port.set64(word::GUARDED + index * 8, value);
+        }
+        Ok(Errno::check(self.order(action::EXCHANGE)?).map(|value| value as u32))
+    }
+
+    pub(super) fn order_wake(&mut self, address: u64, count: u32) -> Result<u64, Gone> {
+        self.freeze_for_order()?;
+        // Both forms: the waiter may have used either (a shared waiter of private memory included).
+        let mut woken = 0;
+        for operation in [libc::FUTEX_WAKE, libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG] {
+            let left = u64::from(count).saturating_sub(woken);
+            self.put_order(libc::SYS_futex as u64, [address, operation as u64, left, 0, 0, 0]);
+            woken += Errno::check(self.order(action::ORDER)?).unwrap_or(0);
+            if woken >= u64::from(count) {
+                break;
+            }
+        }
+        Ok(woken)
+    }
+
+    pub(super) fn order_rseq(
+        &mut self,
+        area: u64,
+        len: u32,
+        flags: u32,
+        signature: u32,
+    ) -> Result<Result<u64, Errno>, Gone> {
+        self.freeze_for_order()?;
+        let args = [area, u64::from(len), u64::from(flags), u64::from(signature), 0, 0];
+        self.put_order(libc::SYS_rseq as u64, args);
+        Ok(Errno::check(self.order(action::ORDER)?))
+    }
+
+    /// The number under which the worker holds a file, if it does.
+    fn held(&self, source: &MapSource) -> Option<i32> {
+        self.worker.files.lock().numbers.get(&source.key).copied()
+    }
+
+    /// Lets the next order close what is no longer needed.
+    fn close_one(&self) {
+        let mut files = self.worker.files.lock();
+        if files.numbers.len() > FILES_MAX
+            && let Some(key) = files.numbers.keys().next().copied()
+            && let Some(number) = files.numbers.remove(&key)
+        {
+            files.close.push(number);
+        }
+        let number = files.close.pop().map_or(0, |number| number as u32 + 1);
+        self.port.set32(word::CLOSE, number);
+    }
+
+    /// Has the worker map a file that it may have to get first.
+    fn map_file(&mut self, args: [u64; 6], source: &MapSource) -> Result<u64, Gone> {
+        let mut args = args;
+        if let Some(number) = self.held(source) {
+            args[4] = number as u64;
+            self.put_order(libc::SYS_mmap as u64, args);
+            return self.order(action::ORDER);
+        }
+        self.close_one();
+        self.put_order(libc::SYS_mmap as u64, args);
+        let tid = self.control.tid();
+        let slot = self.shared.notifier.expect(tid, Expected::Descriptor(source.file.clone()));
+        let result = self.order(action::NOTIFY_ORDER);
+        match slot.get() {
+            Some(number) => _ = self.worker.files.lock().numbers.insert(source.key, number),
+            None => self.shared.notifier.forget(tid),
+        }
+        result
+    }
+
+    /// New text: what was known of the call sites there is void.
+    fn forget_sites(&self, call: &MemoryCall) {
+        if let MemoryCall::MapFile { address, len, prot: 4.., .. } = call {
+            self.worker.sites.lock().forget(*address, *len);
+        }
+    }
+}
+
+fn encode(call: &MemoryCall) -> (u64, [u64; 6]) {
+    let none = u64::MAX;
+    let (number, args) = match *call {
+        MemoryCall::MapAnonymous { address, len, prot, flags } => {
+            (libc::SYS_mmap, [address, len, prot.into(), u64::from(flags | libc::MAP_ANONYMOUS as u32), none, 0])
+        }
+        MemoryCall::MapFile { address, len, prot, flags, offset, .. } => {
+            (libc::SYS_mmap, [address, len, prot.into(), flags.into(), none, offset])
+        }
+        MemoryCall::Unmap { address, len } => (libc::SYS_munmap, [address, len, 0, 0, 0, 0]),
+        MemoryCall::Protect { address, len, prot } => (libc::SYS_mprotect, [address, len, prot.into(), 0, 0, 0]),
+        MemoryCall::Advise { address, len, advice } => (libc::SYS_madvise, [address, len, advice.into(), 0, 0, 0]),
+        MemoryCall::Remap { old, old_len, new_len, flags, new } => {
+            (libc::SYS_mremap, [old, old_len, new_len, flags.into(), new, 0])
+        }
+        MemoryCall::Sync { address, len, flags } => (libc::SYS_msync, [address, len, flags.into(), 0, 0, 0]),
+    };
+    (number as u64, args)
+}
