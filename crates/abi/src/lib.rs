@@ -5,7 +5,10 @@
 
 pub mod errno;
 pub mod port;
+pub mod pvclock;
+pub mod seq;
 pub mod types;
+pub mod vvar;
 
 pub use errno::Errno;
 /// Linux's own constants (`O_*`, `S_*`, `MAP_*`, …).
