@@ -201,7 +201,14 @@ mod tests {
 
     fn line(flags: u8) -> Line {
         let (tsc_to_system_mul, tsc_shift) = Line::scale_of(0x68b3_5a1c);
-        Line { tsc_timestamp: 1000, system_time: 5_000_000_000, tsc_to_system_mul, tsc_shift, flags, limit: 1 << 40 }
+        Line {
+            tsc_timestamp: 1000,
+            system_time: 5_000_000_000,
+            tsc_to_system_mul,
+            tsc_shift,
+            flags,
+            limit: 1 << 40,
+        }
     }
 
     #[test]
@@ -217,7 +224,9 @@ mod tests {
 
     #[test]
     fn scales_agree_with_the_multiplication() {
-        for mult in [1, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff, 0x1_0000_0001, 0x68b3_5a1c, 1 << 40, 0x123_4567_89ab] {
+        for mult in
+            [1, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff, 0x1_0000_0001, 0x68b3_5a1c, 1 << 40, 0x123_4567_89ab]
+        {
             let (mul, shift) = Line::scale_of(mult);
             let delta = 1_000_000_u64;
             let exact = (u128::from(delta) * u128::from(mult)) >> 32;

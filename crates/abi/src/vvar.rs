@@ -162,8 +162,12 @@ impl Fine {
             Fine::Monotonic => {
                 follow(delta, mult, words.get::<{ word::MONO_SEC }>(), words.get::<{ word::MONO_SUB }>())
             }
-            Fine::Realtime => follow(delta, mult, words.get::<{ word::REAL_SEC }>(), words.get::<{ word::REAL_SUB }>()),
-            Fine::Boottime => follow(delta, mult, words.get::<{ word::BOOT_SEC }>(), words.get::<{ word::BOOT_SUB }>()),
+            Fine::Realtime => {
+                follow(delta, mult, words.get::<{ word::REAL_SEC }>(), words.get::<{ word::REAL_SUB }>())
+            }
+            Fine::Boottime => {
+                follow(delta, mult, words.get::<{ word::BOOT_SEC }>(), words.get::<{ word::BOOT_SUB }>())
+            }
             Fine::Tai => follow(delta, mult, words.get::<{ word::TAI_SEC }>(), words.get::<{ word::REAL_SUB }>()),
             Fine::Raw => {
                 let mult = words.get::<{ word::RAW_MULT }>();

@@ -177,7 +177,8 @@ fn readers_of_old_data_read_the_counter_before_the_writer() {
                 writing.finish();
             })
         };
-        let read = cell.try_read(|words| (counter.fetch_add(1, Ordering::AcqRel), words.get::<0>(), words.get::<1>()));
+        let read =
+            cell.try_read(|words| (counter.fetch_add(1, Ordering::AcqRel), words.get::<0>(), words.get::<1>()));
         writer.join().unwrap();
         let anchor = both(&cell).unwrap().0;
         if let Some((now, _, 0)) = read {

@@ -9,6 +9,7 @@ pub mod mock;
 pub mod probe;
 mod regs;
 pub mod startup;
+pub mod vvar;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use coracle_abi::Errno;
 
 pub use regs::Regs;
+pub use vvar::VvarMemory;
 
 /// Why a platform could not do what was asked, in words for the person who runs Coracle.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +41,11 @@ pub trait Platform: Send + Sync {
 
     /// The name the user chose it by.
     fn name(&self) -> &'static str;
+
+    /// The pages that the vDSO of every address space reads, where there is a vDSO.
+    fn vvar(&self) -> Option<Arc<VvarMemory>> {
+        None
+    }
 }
 
 /// A new address space and its first (or only) thread.
@@ -173,6 +180,11 @@ pub trait Thread: Send {
     /// platform does not. A thread that ends must be unregistered before its memory may go.
     fn rseq(&mut self, _area: u64, _len: u32, _flags: u32, _signature: u32) -> Result<Result<u64, Errno>, Gone> {
         Ok(Err(Errno::ENOSYS))
+    }
+
+    /// The call that the thread stands in was made by the vDSO because it could not tell the time.
+    fn called_by_vdso(&self) -> bool {
+        false
     }
 
     /// What other kernel threads may do to this one.
