@@ -180,4 +180,7 @@ pub mod action {
     pub const EXIT: u32 = 9;
     /// Set FS and GS from the port, then as `CONTINUE`.
     pub const CONTINUE_BASES: u32 = 10;
+    /// The thread is over: make the call in `ORDER` (if any), clear the first word of `GUARDED` (if any) and wake
+    /// one who waits for it; report.
+    pub const FAREWELL: u32 = 11;
 }

@@ -177,7 +177,7 @@ pub trait Thread: Send {
     fn futex_wake(&mut self, address: u64, count: u32) -> Result<u64, Gone>;
 
     /// Registers or unregisters the thread's restartable sequences with the host (rseq(2)); `ENOSYS` where the
-    /// platform does not. A thread that ends must be unregistered before its memory may go.
+    /// platform does not.
     fn rseq(&mut self, _area: u64, _len: u32, _flags: u32, _signature: u32) -> Result<Result<u64, Errno>, Gone> {
         Ok(Err(Errno::ENOSYS))
     }
@@ -186,6 +186,17 @@ pub trait Thread: Send {
     fn called_by_vdso(&self) -> bool {
         false
     }
+
+    /// A new thread goes on at once, while its kernel thread is still on the way; `false` where it must wait for
+    /// that one's first [`Thread::run`], which is with [`Resume::Continue`] in either case.
+    fn start(&mut self) -> bool {
+        false
+    }
+
+    /// The guest thread's last act: its restartable sequences (area, length, flags, signature) are unregistered;
+    /// then the word at `cleared` becomes 0 and a shared waiter of it is woken (`mm_release()`). Only
+    /// [`Thread::retire`] may follow.
+    fn farewell(&mut self, rseq: Option<(u64, u32, u32, u32)>, cleared: Option<u64>) -> Result<(), Gone>;
 
     /// What other kernel threads may do to this one.
     fn control(&self) -> Arc<dyn ThreadControl>;

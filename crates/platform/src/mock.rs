@@ -254,6 +254,13 @@ impl Thread for MockThread {
         Ok(0)
     }
 
+    fn farewell(&mut self, _rseq: Option<(u64, u32, u32, u32)>, cleared: Option<u64>) -> Result<(), Gone> {
+        if let Some(address) = cleared {
+            self.space.write(address, &0u32.to_ne_bytes());
+        }
+        Ok(())
+    }
+
     fn control(&self) -> Arc<dyn ThreadControl> {
         self.control.clone()
     }

@@ -210,6 +210,7 @@ fn serve(port: Port, mut kind: u32, frame: Option<Frame>) {
                 // SAFETY: a fault in there is repaired by `faulted`.
                 unsafe { raw::guarded_exchange(value(0), value(1), value(2)) }
             }
+            action::FAREWELL => farewell(port),
             // SAFETY: the thread is over.
             action::EXIT => unsafe { raw::exit_call(0) },
             _ => -38,
@@ -236,6 +237,25 @@ fn order(port: Port) -> i64 {
     }
     // SAFETY: the seven words of the order; the filter bounds what the call can do.
     unsafe { raw::order_call(port.0 + word::ORDER as u64) }
+}
+
+/// The last that a guest thread does (`mm_release()` in kernel/fork.c).
+fn farewell(port: Port) -> i64 {
+    if port.u64(word::ORDER).load(Relaxed) != 0 {
+        order(port);
+    }
+    let cleared = port.u64(word::GUARDED).load(Relaxed);
+    if cleared == 0 {
+        return 0;
+    }
+    // SAFETY: a fault in there is repaired by `faulted`.
+    let result = unsafe { raw::guarded_clear(cleared) };
+    if result == 0 {
+        let call = [202, cleared, 1, 1, 0, 0, 0];
+        // SAFETY: wakes a waiter of a word of the guest.
+        unsafe { raw::order_call(call.as_ptr() as u64) };
+    }
+    result
 }
 
 /// Hands the request over and waits for the reply.

@@ -161,6 +161,10 @@ entry! {
     guarded_exchange(word: "rdi", old: "rsi", new: "rdx")
 }
 entry! {
+    /// Stores zero to a guest word.
+    guarded_clear(word: "rdi")
+}
+entry! {
     /// Goes on in `settle` on another stack.
     switch_stack(stack: "rdi", port: "rsi")
 }

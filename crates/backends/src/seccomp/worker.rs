@@ -12,6 +12,7 @@ use coracle_abi::port::{PORT_COUNT, SHIM_ALIGN, word};
 use coracle_platform::{Death, Layout, Mapping, Space, Usage};
 use parking_lot::Mutex;
 
+use super::frame::Place;
 use super::memory;
 use super::ports::{Ports, wake_word};
 use super::rewrite::Sites;
@@ -33,9 +34,24 @@ pub struct Worker {
     ports_in_use: Mutex<Vec<bool>>,
     /// Guest threads alive.
     pub threads: AtomicU32,
+    parked: Mutex<Vec<Parked>>,
+    /// A thread was given CPUs of its own: threads are not all alike to the host any more.
+    pub own_affinity: AtomicBool,
     pub files: Mutex<Files>,
     pub sites: Mutex<Sites>,
 }
+
+/// A host thread whose guest thread has ended, asleep in the handler of its last request.
+pub struct Parked {
+    pub index: usize,
+    pub tid: u32,
+    pub place: Place,
+    /// CPU time that it has used so far.
+    pub used: Duration,
+}
+
+/// So many wait for the next guest thread.
+const PARKED_MAX: usize = 8;
 
 /// Descriptors that the worker holds, for mapping.
 #[derive(Clone, Default)]
@@ -60,6 +76,8 @@ impl Worker {
             killed: AtomicBool::new(false),
             ports_in_use: Mutex::new(in_use),
             threads: AtomicU32::new(1),
+            parked: Mutex::default(),
+            own_affinity: AtomicBool::new(false),
             files: Mutex::default(),
             sites: Mutex::default(),
         })
@@ -77,6 +95,21 @@ impl Worker {
     /// The port may be taken again once its host thread has ended.
     pub fn give_port(&self, index: usize) {
         self.ports_in_use.lock()[index] = false;
+    }
+
+    /// Keeps a host thread for the next guest thread; `false` if it is to end.
+    pub fn park(&self, parked: Parked) -> bool {
+        let mut list = self.parked.lock();
+        let keep = list.len() < PARKED_MAX && !self.own_affinity.load(Ordering::SeqCst);
+        if keep {
+            list.push(parked);
+        }
+        keep
+    }
+
+    /// A host thread that waits for a guest thread.
+    pub fn unpark(&self) -> Option<Parked> {
+        if self.own_affinity.load(Ordering::SeqCst) { None } else { self.parked.lock().pop() }
     }
 
     /// How it ended, once it has.

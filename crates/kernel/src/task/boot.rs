@@ -136,7 +136,7 @@ impl World {
         }
         self.stats.forks.fetch_add(1, Ordering::Relaxed);
         self.start_memory_watch();
-        server.run(Box::new(move || run::serve(task, thread)));
+        server.run(Box::new(move || run::serve(task, thread, false)));
         Ok(process)
     }
 

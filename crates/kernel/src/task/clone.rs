@@ -107,7 +107,7 @@ pub fn clone(cx: &mut Ctx<'_>, args: &CloneArgs) -> SysResult {
     }
     let pidfd = if has(CLONE_PIDFD) { Some(NewPidFd::install(cx, &task, args.pidfd)?) } else { None };
     let server = task.world.pool.reserve()?;
-    let (thread, mm) = copy_thread(cx, args)?;
+    let (mut thread, mm) = copy_thread(cx, args)?;
     let child = copy_task(&task, args, &number, &*thread, mm);
     let vfork = has(CLONE_VFORK).then(|| {
         let vfork = Arc::new(Vfork::default());
@@ -130,7 +130,10 @@ pub fn clone(cx: &mut Ctx<'_>, args: &CloneArgs) -> SysResult {
     }
     let tid = child.tid();
     task.world.stats.forks.fetch_add(1, Ordering::Relaxed);
-    server.run(Box::new(move || super::run::serve(child, thread)));
+    child.publish();
+    // A notification that comes from here on interrupts the thread; an earlier one is its kernel thread's to see.
+    let running = !child.interrupted() && thread.start();
+    server.run(Box::new(move || super::run::serve(child, thread, running)));
     if let Some(vfork) = vfork {
         // Nothing but the caller's own end interrupts this wait.
         let _ = task.block_killable(None, |table| {

@@ -24,16 +24,11 @@ pub(super) fn release(task: &Task, space: &dyn Space, thread: &mut dyn Thread, a
     if alone {
         return Ok(());
     }
-    // Whoever waits for the word below may unmap the area at once, and the host writes to it whenever it
-    // interrupts the thread.
-    if let Some((area, len, signature)) = task.rseq.lock().take() {
-        let _ = thread.rseq(area, len, RSEQ_UNREGISTER, signature)?;
-    }
-    let address = task.clear_child_tid.swap(0, Ordering::Relaxed);
-    if address != 0 && space.write(address, &0u32.to_ne_bytes()) == 4 {
-        thread.futex_wake(address, 1)?;
-    }
-    Ok(())
+    // Whoever waits for the word may unmap the rseq area at once, and the host writes to it whenever it interrupts
+    // the thread: so that goes first.
+    let rseq = task.rseq.lock().take().map(|(area, len, signature)| (area, len, RSEQ_UNREGISTER, signature));
+    let cleared = task.clear_child_tid.swap(0, Ordering::Relaxed);
+    if rseq.is_some() || cleared != 0 { thread.farewell(rseq, (cleared != 0).then_some(cleared)) } else { Ok(()) }
 }
 
 fn words<const N: usize>(space: &dyn Space, address: u64) -> Option<[u64; N]> {

@@ -31,10 +31,10 @@ enum Go {
     Exit,
 }
 
-/// Serves one guest thread to its end.
-pub(crate) fn serve(task: Arc<Task>, mut thread: Box<dyn Thread>) {
+/// Serves one guest thread to its end. `running`: the guest is at work already ([`Thread::start`]).
+pub(crate) fn serve(task: Arc<Task>, mut thread: Box<dyn Thread>, running: bool) {
     task.waiter.bind();
-    let outcome = catch_unwind(AssertUnwindSafe(|| rounds(&task, &mut thread)));
+    let outcome = catch_unwind(AssertUnwindSafe(|| rounds(&task, &mut thread, running)));
     if let Err(panic) = outcome {
         report_bug(&task, &*panic);
         task.process.begin_exit(crate::abi::linux::SIGKILL as i32);
@@ -55,13 +55,15 @@ fn report_bug(task: &Task, panic: &(dyn std::any::Any + Send)) {
     log::error!("bug in Coracle: {text}; process {} is ended, please report this", task.pid());
 }
 
-fn rounds(task: &Arc<Task>, thread: &mut Box<dyn Thread>) {
-    task.publish();
+fn rounds(task: &Arc<Task>, thread: &mut Box<dyn Thread>, running: bool) {
     let mut go = Go::Continue;
-    // What was notified before the thread was first run.
-    if task.interrupted() {
-        let mut cx = context(task, thread, 0, [0; 6]);
-        go = settle(&mut cx, None, &mut |_| (None, Go::Continue));
+    if !running {
+        task.publish();
+        // What was notified before the thread was first run.
+        if task.interrupted() {
+            let mut cx = context(task, thread, 0, [0; 6]);
+            go = settle(&mut cx, None, &mut |_| (None, Go::Continue));
+        }
     }
     loop {
         let trap = match &go {

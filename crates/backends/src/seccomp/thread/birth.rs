@@ -11,9 +11,10 @@ use coracle_platform::{Death, ForkError, Gone, Regs, Space, Trap, Vessel};
 
 use super::super::notify::Expected;
 use super::super::ports::{Port, Ports};
-use super::super::worker::Worker;
+use super::super::worker::{Parked, Worker};
 use super::super::{Shared, frame, table};
-use super::{SeccompThread, port_address};
+use super::control::Control;
+use super::{At, SeccompThread, port_address};
 
 /// How long a new worker may take to announce itself, and a dead one to be reaped.
 const BIRTH: Duration = Duration::from_secs(10);
@@ -21,6 +22,38 @@ const BIRTH: Duration = Duration::from_secs(10);
 impl SeccompThread {
     pub(super) fn spawn(&mut self, edit: &mut dyn FnMut(&mut Regs)) -> Result<SeccompThread, ForkError> {
         self.freeze_for_order()?;
+        let mut child = match self.worker.unpark() {
+            Some(parked) => SeccompThread::again(self.shared.clone(), self.worker.clone(), parked),
+            None => self.clone_thread()?,
+        };
+        self.worker.threads.fetch_add(1, Ordering::SeqCst);
+        self.load_regs();
+        child.regs = self.regs.clone();
+        edit(&mut child.regs);
+        Ok(child)
+    }
+
+    /// A guest thread in the host thread of one that has ended. It stands in the handler of its last request.
+    fn again(shared: Arc<Shared>, worker: Arc<Worker>, parked: Parked) -> SeccompThread {
+        let Parked { index, tid, place, used } = parked;
+        let port = worker.ports.port(index);
+        for offset in [word::LANE1, word::LANE2, word::LANE3, word::LANE4, word::STAGED, word::SITE] {
+            port.set64(offset, 0);
+        }
+        port.set32(word::FORCE_TRAP, 0);
+        // What was asked of the thread that has ended is not asked of this one.
+        port.set32(word::INTERRUPT_DONE, port.get32(word::INTERRUPT_ASKED));
+        SeccompThread {
+            at: At::Frame(place),
+            control: Control::new(worker.clone(), port, tid, used),
+            // No bases that it could have: they are to be set.
+            bases: (u64::MAX, u64::MAX),
+            ..SeccompThread::new(shared, worker, index, tid)
+        }
+    }
+
+    /// A new host thread.
+    fn clone_thread(&mut self) -> Result<SeccompThread, ForkError> {
         let index = self.worker.take_port().ok_or(ForkError::Refused(Errno::EAGAIN))?;
         let port = self.worker.ports.port(index);
         let address = port_address(&self.worker, index);
@@ -48,12 +81,7 @@ impl SeccompThread {
             self.worker.lied("named a thread that is not its own");
             return Err(ForkError::Gone);
         }
-        self.worker.threads.fetch_add(1, Ordering::SeqCst);
-        let mut child = SeccompThread::new(self.shared.clone(), self.worker.clone(), index, tid);
-        self.load_regs();
-        child.regs = self.regs.clone();
-        edit(&mut child.regs);
-        Ok(child)
+        Ok(SeccompThread::new(self.shared.clone(), self.worker.clone(), index, tid))
     }
 
     pub(super) fn fork_worker(&mut self, edit: &mut dyn FnMut(&mut Regs)) -> Result<Vessel, ForkError> {
@@ -128,6 +156,12 @@ impl SeccompThread {
             return;
         }
         if self.freeze_for_order().is_ok() {
+            let used = self.control.end();
+            if let At::Frame(place) = self.at
+                && self.worker.park(Parked { index: self.index, tid: self.control.tid(), place, used })
+            {
+                return;
+            }
             self.reply(action::EXIT);
             self.worker.give_port(self.index);
         }

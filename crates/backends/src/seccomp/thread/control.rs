@@ -1,27 +1,46 @@
 //! What others may do to a guest thread while it runs.
 
+use std::fs::File;
+use std::io::Read;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::time::Duration;
 
 use coracle_abi::Errno;
 use coracle_abi::port::{INTERRUPT_SIGNAL, POSTED, word};
 use coracle_platform::{Identity, LaneCounts, ThreadControl};
+use parking_lot::Mutex;
 
 use super::super::ports::Port;
 use super::super::table;
 use super::super::worker::Worker;
+
+/// The host's clock tick at its shortest (`CONFIG_HZ_1000`) to longest; times below are not split by sampling.
+const TICK: Duration = Duration::from_millis(10);
 
 /// What others may do to the thread.
 pub struct Control {
     worker: Arc<Worker>,
     port: Port,
     tid: AtomicU32,
+    /// CPU time that the host thread had used for others before.
+    before: Duration,
+    /// CPU time of the host thread when it was last looked at, in nanoseconds.
+    seen: AtomicU64,
+    /// The port is still this guest thread's.
+    live: Mutex<bool>,
 }
 
 impl Control {
-    pub(super) fn new(worker: Arc<Worker>, port: Port, tid: u32) -> Arc<Control> {
-        Arc::new(Control { worker, port, tid: AtomicU32::new(tid) })
+    pub(super) fn new(worker: Arc<Worker>, port: Port, tid: u32, before: Duration) -> Arc<Control> {
+        let (seen, live) = (AtomicU64::new(before.as_nanos() as u64), Mutex::new(true));
+        Arc::new(Control { worker, port, tid: AtomicU32::new(tid), before, seen, live })
+    }
+
+    /// The guest thread is over; its port may become another's. Returns what CPU time its host thread has used.
+    pub(super) fn end(&self) -> Duration {
+        *self.live.lock() = false;
+        Duration::from_nanos(self.seen.load(Ordering::Relaxed))
     }
 
     /// The host's number of the thread.
@@ -29,17 +48,19 @@ impl Control {
         self.tid.load(Ordering::Relaxed)
     }
 
-    /// What the host says of the thread (proc_pid_stat(5)).
-    fn stat_text(&self) -> String {
-        let tid = self.tid();
-        std::fs::read_to_string(format!("/proc/{}/task/{tid}/stat", self.worker.pid)).unwrap_or_default()
+    /// One of the host's files about the thread, in one read: they are short.
+    fn text(&self, name: &str) -> String {
+        let mut bytes = [0; 1024];
+        let file = File::open(format!("/proc/{}/task/{}/{name}", self.worker.pid, self.tid()));
+        let len = file.and_then(|mut file| file.read(&mut bytes)).unwrap_or(0);
+        String::from_utf8_lossy(&bytes[..len]).into_owned()
     }
 
     /// Time on a CPU (Documentation/scheduler/sched-stats.rst), where the host counts it.
     fn run_time(&self) -> Option<Duration> {
-        let tid = self.tid();
-        let text = std::fs::read_to_string(format!("/proc/{}/task/{tid}/schedstat", self.worker.pid)).ok()?;
-        text.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
+        let total = self.text("schedstat").split_whitespace().next()?.parse().ok()?;
+        self.seen.store(total, Ordering::Relaxed);
+        Some(Duration::from_nanos(total).saturating_sub(self.before))
     }
 
     pub(super) fn signal(&self) {
@@ -61,6 +82,10 @@ impl ThreadControl for Control {
     }
 
     fn publish(&self, identity: &Identity) {
+        let live = self.live.lock();
+        if !*live {
+            return;
+        }
         for (offset, value) in [
             (word::PID, identity.pid),
             (word::TID, identity.tid),
@@ -73,16 +98,24 @@ impl ThreadControl for Control {
             self.port.set32(offset, value);
         }
         table::fill(&self.port, self.worker.base, identity.short_cuts);
+        if !self.before.is_zero() {
+            table::no_thread_clock(&self.port, self.worker.base);
+        }
     }
 
     fn cpu_time(&self) -> (Duration, Duration) {
-        let text = self.stat_text();
+        let total = self.run_time();
+        // What the host samples says nothing below its tick.
+        if let Some(total) = total.filter(|total| *total < TICK) {
+            return (total, Duration::ZERO);
+        }
+        let text = self.text("stat");
         let fields: Vec<&str> =
             text.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect()).unwrap_or_default();
         let ticks = |index: usize| fields.get(index).and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
         let (user, system) = (ticks(11), ticks(12));
         // The sum is known to the nanosecond, its parts only as samples (cputime_adjust() in kernel/sched/cputime.c).
-        let Some(total) = self.run_time() else {
+        let Some(total) = total else {
             return (Duration::from_millis(user * 10), Duration::from_millis(system * 10));
         };
         let share = if user + system == 0 { 1.0 } else { user as f64 / (user + system) as f64 };
@@ -93,12 +126,17 @@ impl ThreadControl for Control {
     fn asleep(&self) -> bool {
         // While the kernel serves it, the thread waits for the answer: that is work.
         let waits = self.port.state().load(Ordering::SeqCst) == POSTED;
-        let text = self.stat_text();
+        let text = self.text("stat");
         let state = text.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
         !waits && matches!(state, Some('S' | 'D'))
     }
 
     fn set_affinity(&self, cpus: &[usize]) -> Result<(), Errno> {
+        let live = self.live.lock();
+        if !*live {
+            return Err(Errno::ESRCH);
+        }
+        self.worker.own_affinity.store(true, Ordering::SeqCst);
         let mut set = rustix::thread::CpuSet::new();
         for cpu in cpus.iter().filter(|cpu| **cpu < rustix::thread::CpuSet::MAX_CPU) {
             set.set(*cpu);

@@ -8,6 +8,7 @@ mod state;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use coracle_abi::Errno;
 use coracle_abi::port::{COLD, HEAT_SLOTS, HOT, PORT_SIZE, PORTS_OFFSET, POSTED, REPLIED, action, kind, word};
@@ -24,8 +25,8 @@ use staging::Staging;
 /// Where the guest thread stands.
 #[derive(Clone, Copy)]
 enum At {
-    /// Before its first guest instruction, in the shim's `first_orders`.
-    Start,
+    /// Before its first guest instruction, in the shim's `first_orders`, which it may not have reached yet.
+    Start { ready: bool },
     /// In a system call by the fast path.
     Fast,
     /// In a handler, with a frame.
@@ -48,6 +49,10 @@ pub struct SeccompThread {
     bases: (u64, u64),
     /// The guest stands in a system call.
     in_call: bool,
+    /// It was let go before its first `run`.
+    started: bool,
+    /// It carries out an order whose end was not waited for.
+    owes: bool,
     staging: Staging,
 }
 
@@ -55,19 +60,21 @@ impl SeccompThread {
     /// A thread that will post `READY`, whose port is `index`.
     pub fn new(shared: Arc<Shared>, worker: Arc<Worker>, index: usize, tid: u32) -> SeccompThread {
         let port = worker.ports.port(index);
-        let control = Control::new(worker.clone(), port.clone(), tid);
+        let control = Control::new(worker.clone(), port.clone(), tid, Duration::ZERO);
         SeccompThread {
             shared,
             worker,
             port,
             index,
-            at: At::Start,
+            at: At::Start { ready: false },
             control,
             pace: Pace::default(),
             regs: Regs { rflags: 0x202, ..Regs::default() },
             regs_loaded: true,
             bases: (0, 0),
             in_call: false,
+            started: false,
+            owes: false,
             staging: Staging::new(),
         }
     }
@@ -75,7 +82,7 @@ impl SeccompThread {
     /// The zygote's thread, which has posted `READY` and carries out orders from then on.
     pub fn zygote(shared: Arc<Shared>, worker: Arc<Worker>) -> SeccompThread {
         let tid = worker.pid as u32;
-        SeccompThread::new(shared, worker, 0, tid)
+        SeccompThread { at: At::Start { ready: true }, ..SeccompThread::new(shared, worker, 0, tid) }
     }
 
     /// Waits for the zygote's first request; returns the result that came along.
@@ -149,6 +156,14 @@ impl SeccompThread {
         }
     }
 
+    fn next_trap(&mut self) -> Trap {
+        let arrived = self.wait();
+        match arrived.and_then(|kind| self.trap(kind)) {
+            Ok(trap) => trap,
+            Err(Gone) => self.died(),
+        }
+    }
+
     /// The trap that the present request is.
     fn trap(&mut self, what: u32) -> Result<Trap, Gone> {
         self.in_call = matches!(what, kind::FAST | kind::TRAP);
@@ -205,6 +220,9 @@ impl SeccompThread {
 
 impl Thread for SeccompThread {
     fn run(&mut self, resume: Resume<'_>) -> Trap {
+        if std::mem::take(&mut self.started) {
+            return self.next_trap();
+        }
         let what = match resume {
             Resume::Return(value) => {
                 if self.regs_loaded && matches!(self.at, At::Frame(_)) {
@@ -228,11 +246,17 @@ impl Thread for SeccompThread {
             },
         };
         self.reply(what);
-        let arrived = self.wait();
-        match arrived.and_then(|kind| self.trap(kind)) {
-            Ok(trap) => trap,
-            Err(Gone) => self.died(),
+        self.next_trap()
+    }
+
+    fn start(&mut self) -> bool {
+        // A host thread that is used again has nothing to make ready.
+        if matches!(self.at, At::Frame(_)) {
+            let what = self.store_regs();
+            self.reply(what);
+            self.started = true;
         }
+        self.started
     }
 
     fn freeze(&mut self, result: u64) -> Result<&mut Regs, Gone> {
@@ -307,6 +331,10 @@ impl Thread for SeccompThread {
 
     fn rseq(&mut self, area: u64, len: u32, flags: u32, signature: u32) -> Result<Result<u64, Errno>, Gone> {
         self.order_rseq(area, len, flags, signature)
+    }
+
+    fn farewell(&mut self, rseq: Option<(u64, u32, u32, u32)>, cleared: Option<u64>) -> Result<(), Gone> {
+        self.order_farewell(rseq, cleared)
     }
 
     fn control(&self) -> Arc<dyn ThreadControl> {

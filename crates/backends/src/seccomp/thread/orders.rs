@@ -71,6 +71,27 @@ impl SeccompThread {
         Ok(Errno::check(self.order(action::EXCHANGE)?).map(|value| value as u32))
     }
 
+    /// Its end is not waited for.
+    pub(super) fn order_farewell(
+        &mut self,
+        rseq: Option<(u64, u32, u32, u32)>,
+        cleared: Option<u64>,
+    ) -> Result<(), Gone> {
+        self.freeze_for_order()?;
+        match rseq {
+            Some((area, len, flags, signature)) => {
+                let args = [area, u64::from(len), u64::from(flags), u64::from(signature), 0, 0];
+                self.put_order(libc::SYS_rseq as u64, args);
+            }
+            None => self.put_order(0, [0; 6]),
+        }
+        let cleared = cleared.filter(|address| *address < self.worker.base).unwrap_or(0);
+        self.port.set64(word::GUARDED, cleared);
+        self.reply(action::FAREWELL);
+        self.owes = true;
+        Ok(())
+    }
+
     pub(super) fn order_wake(&mut self, address: u64, count: u32) -> Result<u64, Gone> {
         self.freeze_for_order()?;
         // Both forms: the waiter may have used either (a shared waiter of private memory included).

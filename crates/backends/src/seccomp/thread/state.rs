@@ -124,11 +124,14 @@ impl SeccompThread {
 
     /// Gets to where orders can be given: in a frame, or at the start.
     pub(super) fn freeze_for_order(&mut self) -> Result<(), Gone> {
-        if matches!(self.at, At::Start) && self.port.get32(word::KIND) == 0 {
-            return match self.wait()? {
-                kind::READY => Ok(()),
-                _ => self.lied("did not get ready"),
-            };
+        if std::mem::take(&mut self.owes) && self.wait()? != kind::DONE {
+            return self.lied("did not carry out an order");
+        }
+        if matches!(self.at, At::Start { ready: false }) {
+            if self.wait()? != kind::READY {
+                return self.lied("did not get ready");
+            }
+            self.at = At::Start { ready: true };
         }
         self.enter_handler()
     }
