@@ -38,7 +38,10 @@ pub(super) fn finish(task: &Arc<Task>, mut thread: Box<dyn Thread>) {
         dead.iter().for_each(|(child, signal)| signal::send_kernel(child, *signal));
     }
     thread.retire();
-    task.world.thread_gone();
+    // Otherwise nobody waits for mere threads, and each would wake the main thread of this process.
+    if task.world.ending() {
+        task.world.thread_gone();
+    }
 }
 
 /// Only the calling thread still runs in `mm`: one reference is its own, one its process's, one in our hands.
