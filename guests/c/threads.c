@@ -434,3 +434,123 @@ CASE(tids)
 	V(getcpu(&cpu, NULL));
 	IS(cpu < 4096);
 }
+
+/* One thread after the other: nothing of one may be found in the next. */
+static long burnt(void)
+{
+	struct timespec t;
+
+	if (clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t))
+		return -1;
+	return t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+static void *burns(void *a)
+{
+	(void)a;
+	int good = burnt() >= 0 && burnt() < 20;
+	struct rusage u;
+
+	good &= !getrusage(RUSAGE_THREAD, &u) && u.ru_utime.tv_sec == 0 && u.ru_utime.tv_usec < 20000;
+	while (burnt() < 40)
+		;
+	good &= !getrusage(RUSAGE_THREAD, &u) && u.ru_utime.tv_usec + u.ru_stime.tv_usec > 30000;
+	return (void *)(long)good;
+}
+enum { ROUNDING = 3 << 13, UPWARD = 2 << 13 };
+static void *rounding(void *a)
+{
+	long was = __builtin_ia32_stmxcsr() & ROUNDING;
+
+	(void)a;
+	__builtin_ia32_ldmxcsr(__builtin_ia32_stmxcsr() | ROUNDING);
+	return (void *)was;
+}
+static void *masks(void *a)
+{
+	sigset_t set, was;
+	stack_t stack = {.ss_sp = malloc(65536), .ss_size = 65536}, old;
+
+	(void)a;
+	sigfillset(&set);
+	pthread_sigmask(SIG_BLOCK, &set, &was);
+	sigaltstack(&stack, &old);
+	return (void *)(long)(sigismember(&was, SIGUSR1) == 0 && old.ss_flags == SS_DISABLE);
+}
+static void *own_cpu(void *a)
+{
+	cpu_set_t s, one;
+
+	sched_getaffinity(0, sizeof(s), &s);
+	CPU_ZERO(&one);
+	for (int i = 0; i < CPU_SETSIZE; i++)
+		if (CPU_ISSET(i, &s)) {
+			CPU_SET(i, &one);
+			break;
+		}
+	if (a)
+		sched_setaffinity(0, sizeof(one), &one);
+	return (void *)(long)CPU_COUNT(&s);
+}
+static long after(void *(*run)(void *), void *a)
+{
+	pthread_t t;
+	void *r = NULL;
+
+	if (pthread_create(&t, NULL, run, a) || pthread_join(t, &r))
+		return -1;
+	return (long)r;
+}
+static void handled(int s)
+{
+	(void)s;
+	word2++;
+}
+static void *signalled(void *a)
+{
+	int before = word2;
+
+	(void)a;
+	tgkill(getpid(), gettid(), SIGUSR1);
+	return (void *)(long)(word2 - before);
+}
+static void *forks(void *a)
+{
+	(void)a;
+	int status = 0;
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		void *r = NULL;
+		pthread_t t;
+		if (pthread_create(&t, NULL, identity, (void *)7) || pthread_join(t, &r))
+			_exit(99);
+		_exit((long)r);
+	}
+	waitpid(pid, &status, 0);
+	return (void *)(long)WEXITSTATUS(status);
+}
+
+CASE(one_after_another)
+{
+	for (int i = 0; i < 3; i++)
+		IS(after(burns, NULL) == 1);
+	IS(burnt() < 100);
+	for (int i = 0; i < 3; i++)
+		IS(after(rounding, NULL) == 0);
+	__builtin_ia32_ldmxcsr(__builtin_ia32_stmxcsr() | UPWARD);
+	IS(after(rounding, NULL) == UPWARD && after(rounding, NULL) == UPWARD);
+	__builtin_ia32_ldmxcsr(__builtin_ia32_stmxcsr() & ~ROUNDING);
+	for (int i = 0; i < 3; i++)
+		IS(after(masks, NULL) == 1);
+	signal(SIGUSR1, handled);
+	for (int i = 0; i < 3; i++)
+		IS(after(signalled, NULL) == 1);
+	for (int i = 0; i < 3; i++)
+		IS(after(forks, NULL) == 7);
+	long cpus = after(own_cpu, NULL);
+	for (int i = 0; i < 3; i++)
+		IS(after(own_cpu, (void *)1) == cpus);
+	IS(after(own_cpu, NULL) == cpus);
+	own_cpu((void *)1);
+	IS(after(own_cpu, NULL) == 1);
+}
