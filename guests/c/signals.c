@@ -520,3 +520,51 @@ CASE(threads)
 	pthread_join(t, NULL);
 	P(pthread_kill(pthread_self(), 65));
 }
+
+/* A process's signal goes to the main thread while that takes it, not to whoever sent it or comes by first. */
+static volatile sig_atomic_t by_main, by_others;
+static pid_t main_tid;
+
+static void main_or_other(int sig)
+{
+	(void)sig;
+	if (gettid() == main_tid)
+		by_main++;
+	else
+		by_others++;
+}
+
+static void *sender(void *unused)
+{
+	/* pthread_create() blocks signals while it clones. */
+	usleep(50000);
+	for (int i = 1; i <= 50; i++) {
+		kill(getpid(), SIGUSR1);
+		for (int k = 0; by_main + by_others < i && k < 2000; k++)
+			usleep(1000);
+	}
+	return unused;
+}
+
+CASE(main_first)
+{
+	struct sigaction a = { .sa_handler = main_or_other };
+	struct timespec long_time = { 1, 0 };
+	sigset_t s;
+	pthread_t t;
+
+	main_tid = gettid();
+	sigaction(SIGUSR1, &a, NULL);
+	pthread_create(&t, NULL, sender, NULL);
+	while (by_main + by_others < 50 && (nanosleep(&long_time, NULL) == -1 && errno == EINTR))
+		;
+	pthread_join(t, NULL);
+	say("by main %d by others %d", by_main, by_others);
+	by_main = by_others = 0;
+	sigemptyset(&s);
+	sigaddset(&s, SIGUSR1);
+	pthread_create(&t, NULL, sender, NULL);
+	pthread_sigmask(SIG_BLOCK, &s, NULL);
+	pthread_join(t, NULL);
+	say("while main blocks it: all by others %d", by_others + by_main == 50 && by_others >= 49);
+}

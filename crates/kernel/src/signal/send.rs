@@ -243,7 +243,10 @@ fn wake_taker(process: &Arc<Process>, target: Option<&Arc<Task>>, signal: Signal
         // one which looked just before does too.
         if !deaf && target.is_none() {
             let new = process.tasks().into_iter().find(|task| task.signals.wants(signal));
-            new.iter().for_each(|task| task.notify());
+            for task in new {
+                task.signals.choose();
+                task.notify();
+            }
         }
         return;
     };
@@ -252,6 +255,9 @@ fn wake_taker(process: &Arc<Process>, target: Option<&Arc<Task>>, signal: Signal
     // Dumping core is the taker's own business.
     if !awaited && handler == SIG_DFL && signal.default_action() == DefaultAction::Terminate {
         process.begin_exit(signal.number());
+    }
+    if target.is_none() {
+        chosen.signals.choose();
     }
     chosen.notify();
 }

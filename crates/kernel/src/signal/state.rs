@@ -6,7 +6,7 @@
 //! held.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use coracle_platform::Fault;
 use parking_lot::{Mutex, MutexGuard};
@@ -27,6 +27,8 @@ pub struct TaskSignals {
     /// Copies for a look without the lock.
     pending: AtomicU64,
     blocked: AtomicU64,
+    /// This thread was chosen for what is in the process's queue (`TIF_SIGPENDING`). Others leave it alone.
+    chosen: AtomicBool,
     own: Mutex<Own>,
 }
 
@@ -128,6 +130,11 @@ impl TaskSignals {
         self.own().restart.take()
     }
 
+    /// Whatever the process's queue holds is this thread's to take (`signal_wake_up()`). Before it is notified.
+    pub(super) fn choose(&self) {
+        self.chosen.store(true, Ordering::SeqCst);
+    }
+
     /// `wants_signal()`: does not block it and is not leaving.
     pub(super) fn wants(&self, signal: Signal) -> bool {
         !self.blocked().has(signal) && !self.own().exiting
@@ -195,10 +202,19 @@ impl ProcessSignals {
     }
 }
 
-/// A signal that `task` would act upon is pending: one that it does not block.
+/// A signal that `task` is to act upon is pending: its own, or one of the process's that it was chosen for, and
+/// that it does not block.
 pub fn pending(task: &Task) -> bool {
-    let all = task.signals.pending_set().union(task.process.signals.pending_set());
-    !all.minus(task.signals.blocked()).is_empty()
+    let chosen = task.signals.chosen.load(Ordering::SeqCst);
+    let shared = if chosen { task.process.signals.pending_set() } else { SigSet::EMPTY };
+    !task.signals.pending_set().union(shared).minus(task.signals.blocked()).is_empty()
+}
+
+/// `recalc_sigpending()`: after a change of the mask, a stop, or a signal taken, the thread takes whatever of the
+/// process's queue it does not block, chosen or not.
+pub(crate) fn recalculate(task: &Task) {
+    let shared = task.process.signals.shared();
+    task.signals.chosen.store(!shared.set().minus(task.signals.blocked()).is_empty(), Ordering::SeqCst);
 }
 
 /// Signals pending for this thread or its process (`sigpending(2)` before masking).
@@ -211,12 +227,19 @@ fn dequeue(task: &Task, among: SigSet) -> Option<(Signal, SigInfo, Option<u64>)>
     let signals = &task.process.signals;
     let mut shared = signals.shared();
     let mut own = task.signals.own();
-    if let Some(taken) = own.pending.take(among) {
-        task.signals.publish(&own);
-        return Some(taken);
-    }
-    let taken = shared.take(among)?;
-    signals.publish(&shared);
+    let taken = match own.pending.take(among) {
+        Some(taken) => {
+            task.signals.publish(&own);
+            taken
+        }
+        None => {
+            let taken = shared.take(among)?;
+            signals.publish(&shared);
+            taken
+        }
+    };
+    let left = shared.set().minus(task.signals.blocked());
+    task.signals.chosen.store(!left.is_empty(), Ordering::SeqCst);
     Some(taken)
 }
 
@@ -268,6 +291,8 @@ pub fn set_blocked(task: &Task, mask: SigSet) -> SigSet {
     let orphans = {
         let shared = task.process.signals.shared();
         let old = SigSet(task.signals.blocked.swap(mask.blockable().0, Ordering::SeqCst));
+        let left = shared.set().minus(mask.blockable());
+        task.signals.chosen.store(!left.is_empty(), Ordering::SeqCst);
         let newly = mask.blockable().minus(old);
         let orphans = shared.set().intersection(newly);
         if orphans.is_empty() {
@@ -286,6 +311,7 @@ pub(super) fn retarget(task: &Task, orphans: SigSet) {
     }
     for other in task.process.tasks() {
         if !std::ptr::eq(&*other, task) && orphans.iter().any(|signal| other.signals.wants(signal)) {
+            other.signals.choose();
             other.notify();
         }
     }

@@ -90,6 +90,10 @@ pub(super) fn stopped(task: &Arc<Task>) {
         table.watch(&process.stop_queue);
         (!task.stopping()).then_some(())
     });
-    let mut group = process.group.lock();
-    group.stopped_threads = group.stopped_threads.saturating_sub(1);
+    {
+        let mut group = process.group.lock();
+        group.stopped_threads = group.stopped_threads.saturating_sub(1);
+    }
+    // Nobody was chosen for what came meanwhile.
+    signal::recalculate(task);
 }
