@@ -14,6 +14,7 @@ pub mod futex;
 pub mod ipc;
 pub mod mem;
 pub mod mm;
+mod random;
 pub mod signal;
 pub mod syscalls;
 pub mod task;

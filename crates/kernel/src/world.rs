@@ -224,8 +224,8 @@ impl World {
     }
 }
 
-/// Random bytes from the host.
-pub fn random_bytes(into: &mut [u8]) {
+/// Random bytes from the host. `EIO`: it gives none.
+pub fn random_bytes(into: &mut [u8]) -> crate::Result<()> {
     let mut done = 0;
     while let Some(rest) = into.get_mut(done..).filter(|rest| !rest.is_empty()) {
         match rustix::rand::getrandom(rest, rustix::rand::GetRandomFlags::empty()) {
@@ -233,15 +233,16 @@ pub fn random_bytes(into: &mut [u8]) {
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => {
                 log::error!("the host gives no random bytes: {error}");
-                return;
+                return Err(crate::Errno::EIO);
             }
         }
     }
+    Ok(())
 }
 
-/// A random number from the host.
+/// A random number from the host, for places in memory: without one they are where they are without ASLR.
 pub fn random_u64() -> u64 {
     let mut bytes = [0; 8];
-    random_bytes(&mut bytes);
+    _ = random_bytes(&mut bytes);
     u64::from_ne_bytes(bytes)
 }

@@ -243,7 +243,7 @@ fn wake_taker(process: &Arc<Process>, target: Option<&Arc<Task>>, signal: Signal
         // one which looked just before does too.
         if !deaf && target.is_none() {
             let new = process.tasks().into_iter().find(|task| task.signals.wants(signal));
-            for task in new {
+            if let Some(task) = new {
                 task.signals.choose();
                 task.notify();
             }

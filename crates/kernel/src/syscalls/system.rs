@@ -214,7 +214,7 @@ fn getrandom(cx: &mut Ctx<'_>, to: u64, len: u64, flags: u32) -> SysResult {
     crate::mem::check_range(to, len as u64)?;
     if len <= 256 {
         let mut bytes = vec![0; len];
-        crate::world::random_bytes(&mut bytes);
+        crate::world::random_bytes(&mut bytes)?;
         cx.mem().write_bytes(to, &bytes)?;
         return Ok(len as u64);
     }
@@ -223,7 +223,7 @@ fn getrandom(cx: &mut Ctx<'_>, to: u64, len: u64, flags: u32) -> SysResult {
     while done < len {
         let want = bytes.len().min(len - done);
         let part = bytes.get_mut(..want).unwrap_or_default();
-        crate::world::random_bytes(part);
+        crate::world::random_bytes(part)?;
         let put = cx.mem().write_now(to.wrapping_add(done as u64), part);
         done += put;
         if put < want {

@@ -158,12 +158,12 @@ fn load(
 }
 
 /// The auxiliary vector's facts about machine and caller.
-fn auxiliary(task: &Task) -> AuxInputs {
+fn auxiliary(task: &Task) -> crate::Result<AuxInputs> {
     let cred = task.cred();
     let (hwcap, hwcap2) = rustix::param::linux_hwcap();
     let mut random = [0; 16];
-    crate::world::random_bytes(&mut random);
-    AuxInputs {
+    crate::world::random_bytes(&mut random)?;
+    Ok(AuxInputs {
         minsigstksz: rustix::param::linux_minsigstksz() as u64,
         hwcap: hwcap as u64,
         hwcap2: hwcap2 as u64,
@@ -173,7 +173,7 @@ fn auxiliary(task: &Task) -> AuxInputs {
         egid: cred.egid,
         random,
         ..AuxInputs::default()
-    }
+    })
 }
 
 fn stack(
@@ -187,7 +187,7 @@ fn stack(
         argv: &program.argv,
         envp: &program.envp,
         execfn: &program.filename,
-        aux: auxiliary(task).with_program(plan),
+        aux: auxiliary(task)?.with_program(plan),
         top: places.stack.1,
         gap: dice.any(),
         rlimit_stack: exec::rlimit_stack(task),

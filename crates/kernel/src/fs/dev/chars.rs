@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use rustix::rand::{GetRandomFlags, getrandom};
+use parking_lot::Mutex;
 
 use crate::abi::linux::{SEEK_CUR, SEEK_END, SEEK_SET};
 use crate::abi::types::Stat;
@@ -11,6 +11,7 @@ use crate::call::{Addr, Ctx};
 use crate::fd::{File, Io, Mapped};
 use crate::fs::Inode;
 use crate::mem::{Sink, Source};
+use crate::random::Pool;
 use crate::{Errno, Result, SysResult};
 
 /// Which device.
@@ -27,22 +28,24 @@ pub enum Char {
 pub struct CharFile {
     which: Char,
     inode: Arc<dyn Inode>,
+    /// For [`Char::Random`]: what its readers share, so that no two get the same bytes. From the first read on.
+    random: Mutex<Option<Box<Pool>>>,
 }
 
 impl CharFile {
     /// Opened through `inode`.
     pub fn new(which: Char, inode: Arc<dyn Inode>) -> CharFile {
-        CharFile { which, inode }
+        CharFile { which, inode, random: Mutex::default() }
     }
 }
 
 static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
 /// Fills the sink with what `make` makes: the first piece in its place, where the platform has room for it.
-fn pour(into: &mut dyn Sink, make: fn(&mut [u8]) -> Result<usize>) -> Result<usize> {
+fn pour(into: &mut dyn Sink, make: &mut dyn FnMut(&mut [u8]) -> Result<usize>) -> Result<usize> {
     let mut done = 0;
     while into.remaining() > 0 {
-        match into.fill(into.remaining(), &mut |room| make(room)) {
+        match into.fill(into.remaining(), make) {
             Ok(0) => break,
             Ok(count) => done += count,
             Err(error) if done == 0 => return Err(error),
@@ -67,19 +70,6 @@ fn zeros(into: &mut dyn Sink) -> Result<usize> {
                 }
             }
             Err(_) => break,
-        }
-    }
-    Ok(done)
-}
-
-/// Up to 256 bytes the host gives whole; of more it may give a part when a signal comes.
-fn random(room: &mut [u8]) -> Result<usize> {
-    let mut done = 0;
-    while let Some(rest) = room.get_mut(done..).filter(|rest| !rest.is_empty()) {
-        match getrandom(rest, GetRandomFlags::empty()) {
-            Ok(count) => done += count,
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(Errno::from_raw(error.raw_os_error())),
         }
     }
     Ok(done)
@@ -112,7 +102,10 @@ impl File for CharFile {
         match self.which {
             Char::Null => Ok(0),
             Char::Zero | Char::Full => zeros(into),
-            Char::Random => pour(into, random),
+            Char::Random => pour(into, &mut |room| {
+                self.random.lock().get_or_insert_default().fill(room)?;
+                Ok(room.len())
+            }),
         }
     }
 
