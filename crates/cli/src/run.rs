@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueEnum, ValueHint};
 use coracle::config::{
-    self, Bind, Config, Environment, Limits, LogLevel, Net, PlatformChoice, Rootfs, Timeout, Trace, User,
+    self, Bind, Config, Confine, Environment, Limits, LogLevel, Net, PlatformChoice, Rootfs, Timeout, Trace, User,
     WaitPolicy,
 };
 use coracle::startup;
@@ -112,6 +112,13 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value_t = PlatformArg::Auto, help_heading = INSIGHT)]
     platform: PlatformArg,
 
+    /// Walls around Coracle's own process: as good as this host has them, or complete or no run at all.
+    ///
+    /// Landlock keeps it from files, sockets and processes that the run has no need of, a seccomp filter from host
+    /// calls that it never makes. `coracle doctor` says what this host has.
+    #[arg(long, value_enum, default_value_t = ConfineArg::Auto, help_heading = INSIGHT)]
+    confine: ConfineArg,
+
     /// Show system calls as strace does, or the time of every start-up step, on stderr.
     ///
     /// `syscalls` shows all, `syscalls:openat,read` only these, `syscalls:!futex` all but these. `startup` is
@@ -170,6 +177,16 @@ enum PlatformArg {
     Auto,
     /// Confined host processes; works everywhere, needs no rights.
     Seccomp,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ConfineArg {
+    /// What this host can enforce.
+    Auto,
+    /// Everything, or the run is refused.
+    Required,
+    /// Nothing; for debugging and measuring Coracle itself.
+    Off,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -263,6 +280,11 @@ impl RunArgs {
             PlatformArg::Auto => PlatformChoice::Auto,
             PlatformArg::Seccomp => PlatformChoice::Seccomp,
         };
+        config.confine = match self.confine {
+            ConfineArg::Auto => Confine::Auto,
+            ConfineArg::Required => Confine::Required,
+            ConfineArg::Off => Confine::Off,
+        };
         config.wait_policy = match self.wait_policy {
             WaitArg::Adaptive => WaitPolicy::Adaptive,
             WaitArg::Spin => WaitPolicy::Spin,
@@ -339,7 +361,7 @@ mod tests {
             "--bind /etc:/x:ro --write /tmp --workdir /w --env A=1 --env-clear --user 3:4 --memory 64M \
              --cpus 2 --pids 9 --disk 1G --output-limit 1K --timeout 2s --grace 1s --diff --hostname box \
              --net host --platform seccomp --trace=syscalls:read --trace=syscalls:write --trace startup \
-             --stats --log debug --json --wait-policy spin -- p",
+             --stats --log debug --json --confine required --wait-policy spin -- p",
         );
         let mut want = Config::new(["p"]);
         want.binds = vec![Bind { src: "/etc".into(), dst: "/x".into(), read_only: true }];
@@ -359,6 +381,7 @@ mod tests {
         want.hostname = "box".into();
         want.net = Net::Host;
         want.platform = PlatformChoice::Seccomp;
+        want.confine = Confine::Required;
         want.wait_policy = WaitPolicy::Spin;
         let names = vec!["read".to_owned(), "write".to_owned()];
         want.trace = Trace { syscalls: Some(config::SyscallFilter { names, invert: false }), startup: true };

@@ -46,6 +46,8 @@ pub struct Config {
     pub net: Net,
     /// How workers run guest code.
     pub platform: PlatformChoice,
+    /// Walls around the kernel process.
+    pub confine: Confine,
     /// How a waiting side of a port waits. Anything but adaptive is for measurements.
     pub wait_policy: WaitPolicy,
     /// What to trace.
@@ -80,6 +82,7 @@ impl Config {
             hostname: DEFAULT_HOSTNAME.to_owned(),
             net: Net::None,
             platform: PlatformChoice::Auto,
+            confine: Confine::Auto,
             wait_policy: WaitPolicy::Adaptive,
             trace: Trace::default(),
             stats: false,
@@ -221,6 +224,20 @@ pub enum PlatformChoice {
     Auto,
     /// A confined host process.
     Seccomp,
+}
+
+/// How the kernel process is confined: by Landlock to the files that it serves, by seccomp to the host calls that it
+/// needs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Confine {
+    /// As far as this host can; `coracle doctor` and `--log info` say how far that is.
+    #[default]
+    Auto,
+    /// Completely, or the run is refused.
+    Required,
+    /// Not at all: for debugging and measuring Coracle itself.
+    Off,
 }
 
 /// How the two sides of a port wait for each other.

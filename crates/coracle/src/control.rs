@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::User;
 
-pub use server::{Executed, Handler, Server};
+pub use server::{Executed, Handler, Place, Server};
 
 /// What a sandbox tells of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -43,6 +43,14 @@ pub enum Error {
     /// The kernel process of an embedding program could not do its work.
     #[error("{reason}")]
     KernelProcess { reason: String },
+    /// A wall around the kernel process could not be put up.
+    #[error("{reason}; --confine off runs without, if you accept that")]
+    Confine { reason: String },
+    /// `--confine required` on a host that cannot.
+    #[error(
+        "--confine required: this host has no Landlock, or an old one (all of it needs Linux 6.12; coracle doctor says more)"
+    )]
+    Unconfined,
     /// The host refused something that should work.
     #[error("{what}: {source}")]
     Host { what: &'static str, source: std::io::Error },
@@ -63,8 +71,19 @@ impl Error {
 const ENOENT: i32 = 2;
 
 /// Runs `config.argv` in a sandbox of its own, with this process as its kernel, and waits for its end.
+///
+/// The process is confined for that, and stays so: it must have one thread, and can do little else afterwards but
+/// report and exit. Anything bigger uses [`Sandbox::builder`].
 pub fn run(config: Config) -> Result<Outcome, Error> {
     embed::linked();
     config.validate()?;
-    sandbox::run(&config, |_| ())
+    // With `json`, whoever reads stderr waits for the line.
+    let listener = config.json.then_some(sandbox::Listener { fd: 2, words: json_line });
+    sandbox::run(&config, listener, |_| ())
+}
+
+fn json_line(outcome: &Outcome) -> Vec<u8> {
+    let mut line = serde_json::to_vec(outcome).unwrap_or_default();
+    line.push(b'\n');
+    line
 }

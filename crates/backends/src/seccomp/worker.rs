@@ -11,11 +11,13 @@ use std::time::Duration;
 use coracle_abi::port::{PORT_COUNT, SHIM_ALIGN, word};
 use coracle_platform::{Death, Layout, Mapping, Space, Usage};
 use parking_lot::Mutex;
+use rustix::fs::OFlags;
 
 use super::frame::Place;
 use super::memory;
 use super::ports::{Ports, wake_word};
 use super::rewrite::Sites;
+use crate::host_proc;
 
 /// Value of a port's state once its worker is dead. Only the kernel writes it.
 pub const DEAD: u32 = 3;
@@ -149,7 +151,7 @@ impl Worker {
     }
 
     fn proc(&self, name: &str) -> Option<File> {
-        File::open(format!("/proc/{}/{name}", self.pid)).ok()
+        host_proc::open(self.pid, name, OFlags::RDONLY)
     }
 
     fn proc_text(&self, name: &str) -> String {
@@ -179,9 +181,7 @@ impl Space for Worker {
 
     fn poke(&self, address: u64, from: &[u8]) -> usize {
         let len = self.clip(address, from.len());
-        let Ok(file) = std::fs::OpenOptions::new().write(true).open(format!("/proc/{}/mem", self.pid)) else {
-            return 0;
-        };
+        let Some(file) = host_proc::open(self.pid, "mem", OFlags::WRONLY) else { return 0 };
         file.write_at(&from[..len], address).unwrap_or(0)
     }
 

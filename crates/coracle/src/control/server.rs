@@ -3,7 +3,6 @@
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,6 +10,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::Mode;
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen as listen_at, socket_with,
+};
 
 use super::{ExecRequest, Refused, Request, Response, Status, directory, own_directory, wire};
 
@@ -44,21 +47,44 @@ pub struct Server {
 
 /// A request must arrive within this time, so that an idle peer holds no thread.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 128;
 /// Connections served at once.
 const MOST_CONNECTIONS: usize = 64;
 
-impl Server {
-    /// Starts to listen, under a new id, on a thread of its own.
-    pub fn start(handler: Arc<dyn Handler>) -> io::Result<Self> {
-        Self::start_in(&directory(), handler)
+/// A place to listen at, made before the process is confined: after that it can neither make directories nor sockets.
+#[derive(Debug)]
+pub struct Place {
+    directory: PathBuf,
+    socket: OwnedFd,
+}
+
+impl Place {
+    pub fn prepare() -> io::Result<Self> {
+        Self::prepare_in(directory())
     }
 
-    pub(super) fn start_in(dir: &Path, handler: Arc<dyn Handler>) -> io::Result<Self> {
-        own_directory(dir)?;
+    pub(super) fn prepare_in(directory: PathBuf) -> io::Result<Self> {
+        own_directory(&directory)?;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        // What is bound gets the mode of the socket (unix_bind_bsd() in net/unix/af_unix.c).
+        rustix::fs::fchmod(&socket, Mode::from_raw_mode(0o600))?;
+        Ok(Self { directory, socket })
+    }
+
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+}
+
+impl Server {
+    /// Starts to listen, under a new id, on a thread of its own.
+    pub fn start(place: Place, handler: Arc<dyn Handler>) -> io::Result<Self> {
         let id = new_id()?;
-        let path = dir.join(format!("{id}.sock"));
-        let listener = UnixListener::bind(&path)?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        let path = place.directory.join(format!("{id}.sock"));
+        bind(&place.socket, &SocketAddrUnix::new(&path)?)?;
+        listen_at(&place.socket, BACKLOG)?;
+        let listener = UnixListener::from(place.socket);
         let server = Self { id, path, listener: listener.try_clone()? };
         std::thread::Builder::new().name("control".to_owned()).spawn(move || listen(&listener, &handler))?;
         Ok(server)

@@ -68,6 +68,10 @@ impl Executed for Job {
     }
 }
 
+fn start_in(dir: &Path, handler: Arc<dyn Handler>) -> io::Result<Server> {
+    Server::start(server::Place::prepare_in(dir.to_owned())?, handler)
+}
+
 fn request(program: &str) -> ExecRequest {
     ExecRequest { argv: vec![program.into()], env: Vec::new(), workdir: None, user: None }
 }
@@ -78,7 +82,7 @@ fn sandboxes_are_found_asked_and_steered() {
     let dir = scratch.path().join("coracle");
     assert!(sandboxes_in(&dir).unwrap().is_empty());
     let mock = Arc::new(Mock::default());
-    let server = Server::start_in(&dir, Arc::clone(&mock) as Arc<dyn Handler>).unwrap();
+    let server = start_in(&dir, Arc::clone(&mock) as Arc<dyn Handler>).unwrap();
     let sandbox = find_in(&dir, &server.id()[..4]).unwrap();
     assert_eq!(sandbox.status().unwrap(), mock.status());
     sandbox.kill(15).unwrap();
@@ -95,7 +99,7 @@ fn sandboxes_are_found_asked_and_steered() {
 fn exec_lends_its_streams() {
     let scratch = tempfile::tempdir().unwrap();
     let dir = scratch.path().join("coracle");
-    let server = Server::start_in(&dir, Arc::new(Mock::default())).unwrap();
+    let server = start_in(&dir, Arc::new(Mock::default())).unwrap();
     let (input, output) = (scratch.path().join("in"), scratch.path().join("out"));
     std::fs::write(&input, "hello").unwrap();
     let (stdin, stdout) = (std::fs::File::open(&input).unwrap(), std::fs::File::create(&output).unwrap());
@@ -109,7 +113,7 @@ fn a_client_that_goes_away_hangs_up() {
     let scratch = tempfile::tempdir().unwrap();
     let dir = scratch.path().join("coracle");
     let mock = Arc::new(Mock::default());
-    let server = Server::start_in(&dir, Arc::clone(&mock) as Arc<dyn Handler>).unwrap();
+    let server = start_in(&dir, Arc::clone(&mock) as Arc<dyn Handler>).unwrap();
     let stream = UnixStream::connect(dir.join(format!("{}.sock", server.id()))).unwrap();
     let null = std::fs::File::open("/dev/null").unwrap();
     wire::send(&stream, &Request::Exec(request("forever")), &[null.as_fd(); 3]).unwrap();
@@ -132,5 +136,5 @@ fn what_the_dead_left_is_removed_and_foreign_directories_are_refused() {
     assert!(!dead.exists());
     std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o777)).unwrap();
     assert!(matches!(sandboxes_in(&dir), Err(ControlError::Directory { .. })));
-    assert!(Server::start_in(&dir, Arc::new(Mock::default())).is_err());
+    assert!(start_in(&dir, Arc::new(Mock::default())).is_err());
 }

@@ -4,16 +4,16 @@
 //! process; executing `/proc/self/exe` needs no second file to be installed and found.
 
 use std::io::BufReader;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Weak};
 
 use coracle_platform::child;
 
-use super::protocol::{Failure, MARK, NAME, Order, Report, hear, say};
+use super::protocol::{Failure, MARK, NAME, Order, Report, hear, line, say};
 use crate::control::Handler;
-use crate::sandbox::{self, Live};
-use crate::{Config, Error};
+use crate::sandbox::{self, Listener, Live};
+use crate::{Config, Error, Outcome};
 
 coracle_platform::before_main!(BEFORE_MAIN, begin);
 
@@ -41,7 +41,8 @@ fn serve(socket: RawFd) -> std::io::Result<()> {
     let mut orders = BufReader::new(stream.try_clone()?);
     let Some(config) = hear::<Config>(&mut orders)? else { return Ok(()) };
     let result = config.validate().map_err(Error::from).and_then(|()| {
-        sandbox::run(&config, |live| {
+        let listener = Listener { fd: stream.as_raw_fd(), words: last_report };
+        sandbox::run(&config, Some(listener), |live| {
             let live = Arc::downgrade(live);
             let listening = std::thread::Builder::new().name("orders".into()).spawn(move || obey(orders, &live));
             if let Err(error) = listening {
@@ -56,6 +57,11 @@ fn serve(socket: RawFd) -> std::io::Result<()> {
         Err(error) => Report::Failed(Failure::from(error)),
     };
     say(&stream, &report)
+}
+
+/// What is said of a run that leaves no time to say it.
+fn last_report(outcome: &Outcome) -> Vec<u8> {
+    line(&Report::Ended(outcome.clone())).unwrap_or_default()
 }
 
 fn obey(mut orders: BufReader<UnixStream>, live: &Weak<Live>) {

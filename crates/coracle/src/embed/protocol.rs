@@ -63,9 +63,14 @@ impl From<Failure> for Error {
 }
 
 pub fn say<M: Serialize>(mut stream: &UnixStream, message: &M) -> io::Result<()> {
+    stream.write_all(&line(message)?)
+}
+
+/// A message as it travels.
+pub fn line<M: Serialize>(message: &M) -> io::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
-    stream.write_all(&line)
+    Ok(line)
 }
 
 /// The next message; `None` when there are no more.

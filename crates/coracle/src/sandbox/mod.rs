@@ -4,6 +4,7 @@
 //! terminal signals on, `live` answers those who ask from outside.
 
 mod archive;
+mod confine;
 mod live;
 mod relay;
 mod streams;
@@ -23,16 +24,22 @@ use coracle_kernel::world::{World, WorldConfig};
 use coracle_platform::Platform;
 
 use crate::config::{Config, PlatformChoice, User, WaitPolicy};
-use crate::control::Server;
+use crate::control::{Place, Server};
 use crate::{Error, Lanes, Outcome, Reason, logger, startup};
 
+pub use confine::Listener;
 pub use live::Live;
 
 /// How long everything may take to be gone at the end.
 const SHUT_DOWN: Duration = Duration::from_secs(5);
 
-/// Runs `config.argv` with this process as its kernel. `started` is told when the program runs.
-pub fn run(config: &Config, started: impl FnOnce(&Arc<Live>)) -> Result<Outcome, Error> {
+/// Runs `config.argv` with this process as its kernel. `started` is told when the program runs; `listener` of an end
+/// that leaves no time for an [`Outcome`].
+pub fn run(
+    config: &Config,
+    listener: Option<Listener>,
+    started: impl FnOnce(&Arc<Live>),
+) -> Result<Outcome, Error> {
     let start = Instant::now();
     logger::install(config.log);
     pace::set_policy(match config.wait_policy {
@@ -42,12 +49,18 @@ pub fn run(config: &Config, started: impl FnOnce(&Arc<Live>)) -> Result<Outcome,
     });
     raise_descriptor_limit();
     let cpus = bind_cpus(config);
+    let cred = credentials(config.user.as_ref())?;
     startup::step("limits of this process set");
+    let unreachable = |error: &std::io::Error| {
+        log::warn!("coracle ps, kill and exec will not find this sandbox: {error}");
+    };
+    let place = Place::prepare().inspect_err(unreachable).ok();
+    confine::enter(config, place.as_ref().map(Place::directory))?;
+    startup::step("kernel process confined to its files");
     let platform: Arc<dyn Platform> = match config.platform {
         PlatformChoice::Auto | PlatformChoice::Seccomp => Arc::new(SeccompPlatform::new()?),
     };
     startup::step("platform ready");
-    let cred = credentials(config.user.as_ref())?;
     let mut view = view::build(config)?;
     startup::step("root of the view built");
     let world = World::new(platform, world_config(config, cpus), view.vfs);
@@ -67,6 +80,8 @@ pub fn run(config: &Config, started: impl FnOnce(&Arc<Live>)) -> Result<Outcome,
     let cwd = view::working_directory(&world, config, &cred)?;
     let terminal = relay::Terminal::save();
     startup::step("environment and directory found");
+    confine::close(config, listener)?;
+    startup::step("kernel process confined to its host calls");
     let process = world
         .spawn(Spawn {
             argv: config.argv.iter().map(|arg| arg.as_bytes().to_vec()).collect(),
@@ -89,8 +104,7 @@ pub fn run(config: &Config, started: impl FnOnce(&Arc<Live>)) -> Result<Outcome,
         cred,
     });
     // Last, because nothing waits for it: the program runs already.
-    let server = Server::start(live.clone())
-        .inspect_err(|error| log::warn!("coracle ps, kill and exec will not find this sandbox: {error}"));
+    let server = place.and_then(|place| Server::start(place, live.clone()).inspect_err(unreachable).ok());
     startup::step("reachable for ps, kill and exec");
     startup::finish();
     started(&live);

@@ -19,7 +19,7 @@ use crate::Error;
 use crate::config::{Config, Rootfs};
 
 /// Directories of the host that look empty: homes and what daemons leave for each other.
-const HIDDEN: [&str; 3] = ["/root", "/home", "/run"];
+pub(super) const HIDDEN: [&str; 3] = ["/root", "/home", "/run"];
 /// Places that are the sandbox's own.
 const PRIVATE: [&str; 2] = ["/tmp", "/var/tmp"];
 /// Mount points, where what was made belongs to the sandbox and not to the run.
@@ -128,7 +128,7 @@ pub struct BuiltParts<'a> {
 }
 
 /// The caller's directory, if the host's tree is shown and would hide it: not a home itself, not `/`.
-fn current_directory(config: &Config) -> Option<PathBuf> {
+pub(super) fn current_directory(config: &Config) -> Option<PathBuf> {
     let here = std::env::current_dir().ok()?;
     let hidden = HIDDEN.iter().chain(&PRIVATE).any(|place| here.starts_with(place) && here != Path::new(place));
     let home = std::env::var_os("HOME").is_some_and(|home| here == Path::new(&home));

@@ -1,6 +1,5 @@
 //! What others may do to a guest thread while it runs.
 
-use std::fs::File;
 use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
@@ -10,10 +9,12 @@ use coracle_abi::Errno;
 use coracle_abi::port::{INTERRUPT_SIGNAL, POSTED, word};
 use coracle_platform::{Identity, LaneCounts, ThreadControl};
 use parking_lot::Mutex;
+use rustix::fs::OFlags;
 
 use super::super::ports::Port;
 use super::super::table;
 use super::super::worker::Worker;
+use crate::host_proc;
 
 /// The host's clock tick at its shortest (`CONFIG_HZ_1000`) to longest; times below are not split by sampling.
 const TICK: Duration = Duration::from_millis(10);
@@ -51,8 +52,9 @@ impl Control {
     /// One of the host's files about the thread, in one read: they are short.
     fn text(&self, name: &str) -> String {
         let mut bytes = [0; 1024];
-        let file = File::open(format!("/proc/{}/task/{}/{name}", self.worker.pid, self.tid()));
-        let len = file.and_then(|mut file| file.read(&mut bytes)).unwrap_or(0);
+        let name = format!("task/{}/{name}", self.tid());
+        let file = host_proc::open(self.worker.pid, &name, OFlags::RDONLY);
+        let len = file.and_then(|mut file| file.read(&mut bytes).ok()).unwrap_or(0);
         String::from_utf8_lossy(&bytes[..len]).into_owned()
     }
 

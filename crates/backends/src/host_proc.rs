@@ -1,0 +1,74 @@
+//! The host's `/proc`, where the kernel process finds its workers: their maps, memory and times.
+//!
+//! One descriptor for the whole process, because what Landlock allows beneath it is a matter of the process. Root gets
+//! an instance of procfs of its own that has nothing but processes in it (`subset=pid`, Linux 5.8): it must write
+//! `/proc/PID/mem`, and in the host's own instance that right would open `/proc/sys` and `/proc/sysrq-trigger` as well.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::OnceLock;
+
+use rustix::fs::{Mode, OFlags};
+
+struct Proc {
+    directory: OwnedFd,
+    only_processes: bool,
+}
+
+static PROC: OnceLock<Option<Proc>> = OnceLock::new();
+
+fn proc() -> Option<&'static Proc> {
+    let open = || {
+        if rustix::process::geteuid().is_root()
+            && let Some(directory) = own_instance()
+        {
+            return Some(Proc { directory, only_processes: true });
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::open("/proc", flags, Mode::empty()).ok()?;
+        Some(Proc { directory, only_processes: false })
+    };
+    PROC.get_or_init(open).as_ref()
+}
+
+/// The directory itself. The first call decides which one it is, and belongs before the confinement.
+pub fn directory() -> Option<BorrowedFd<'static>> {
+    proc().map(|proc| proc.directory.as_fd())
+}
+
+/// Whether writing below it reaches processes of ours only. Root without CAP_SYS_ADMIN (a container) may not: its
+/// guests' call sites are not rewritten then, and trap.
+pub fn may_write() -> bool {
+    proc().is_some_and(|proc| proc.only_processes) || !rustix::process::geteuid().is_root()
+}
+
+/// A file of a process.
+pub fn open(pid: i32, name: &str, flags: OFlags) -> Option<File> {
+    let path = format!("{pid}/{name}");
+    rustix::fs::openat(directory()?, path, flags | OFlags::CLOEXEC, Mode::empty()).ok().map(File::from)
+}
+
+/// A mount of procfs that is nowhere in the tree.
+fn own_instance() -> Option<OwnedFd> {
+    const CLOEXEC: u32 = 1;
+    const FSCONFIG_SET_STRING: u32 = 1;
+    const FSCONFIG_CMD_CREATE: u32 = 6;
+    const NOSUID_NODEV_NOEXEC: u32 = 2 | 4 | 8;
+    let done = |result: libc::c_long| (result >= 0).then_some(result as i32);
+    // SAFETY: fsopen(2): a name; the descriptor is new and ours.
+    let context =
+        unsafe { OwnedFd::from_raw_fd(done(libc::syscall(libc::SYS_fsopen, c"proc".as_ptr(), CLOEXEC))?) };
+    let number = std::os::fd::AsRawFd::as_raw_fd(&context);
+    let configure = |command: u32, key: *const libc::c_char, value: *const libc::c_char| {
+        // SAFETY: fsconfig(2): strings of ours, or null where the command takes none.
+        done(unsafe { libc::syscall(libc::SYS_fsconfig, number, command, key, value, 0) })
+    };
+    let text = |text: &'static CStr| text.as_ptr();
+    configure(FSCONFIG_SET_STRING, text(c"subset"), text(c"pid"))?;
+    configure(FSCONFIG_CMD_CREATE, std::ptr::null(), std::ptr::null())?;
+    // SAFETY: fsmount(2): the descriptor is new and ours.
+    Some(unsafe {
+        OwnedFd::from_raw_fd(done(libc::syscall(libc::SYS_fsmount, number, CLOEXEC, NOSUID_NODEV_NOEXEC))?)
+    })
+}

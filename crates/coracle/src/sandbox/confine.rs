@@ -1,0 +1,121 @@
+//! What the kernel process of a sandbox must reach on the host, for the walls around it.
+
+use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
+
+use coracle_backends::confine::{self, ConfineError, Enforced, LastWords, Needs, Reach, Right};
+
+use super::view;
+use crate::config::{Config, Confine, Net, Rootfs};
+use crate::{Error, Lanes, Outcome, Reason};
+
+/// Directories of the host's root that the sandbox has its own of, beside the hidden ones.
+const OWN: [&str; 4] = ["/dev", "/proc", "/sys", "/tmp"];
+
+/// Who is to learn of a run that ended with a refused host call, besides stderr.
+pub struct Listener {
+    pub fd: RawFd,
+    /// The end of the run as that listener wants to read it.
+    pub words: fn(&Outcome) -> Vec<u8>,
+}
+
+/// The walls that need a single thread. To be put up before the platform starts.
+///
+/// `control` is where the sandbox will be reachable.
+pub fn enter(config: &Config, control: Option<&Path>) -> Result<(), Error> {
+    if let Confine::Off = config.confine {
+        return Ok(());
+    }
+    if let Some(save) = &config.save {
+        // The right to write below it can only be had for a directory that is there.
+        let made = std::fs::create_dir_all(save);
+        made.map_err(|source| Error::Save { path: save.clone(), source })?;
+    }
+    let enforced = confine::enter(&reach(config, control))?;
+    match (enforced, config.confine) {
+        (Enforced::All, _) => log::info!("the kernel process is confined by Landlock"),
+        (Enforced::Part(version), Confine::Auto) => {
+            log::info!("the kernel process is confined by what Landlock {version} knows; Linux 6.12 has the rest");
+        }
+        (Enforced::Nothing, Confine::Auto) => {
+            log::info!("the kernel process can reach all files of its user: this host has no Landlock");
+        }
+        (Enforced::Part(_) | Enforced::Nothing, _) => return Err(Error::Unconfined),
+    }
+    Ok(())
+}
+
+/// The wall that all threads stand behind. To be put up before a guest runs.
+pub fn close(config: &Config, listener: Option<Listener>) -> Result<(), Error> {
+    if let Confine::Off = config.confine {
+        return Ok(());
+    }
+    let report = listener.map(|listener| (listener.fd, (listener.words)(&refused())));
+    let name = |number| coracle_kernel::syscalls::find(number).map(|call| call.name);
+    Ok(confine::close(needs(config), LastWords { report, exit_status: 125, name: Some(name), go_on: false })?)
+}
+
+/// A run that ended so. Nothing is counted then.
+fn refused() -> Outcome {
+    Outcome {
+        status: None,
+        signal: None,
+        reason: Reason::Internal,
+        wall_ns: 0,
+        cpu_ns: 0,
+        peak_memory: 0,
+        lanes: Lanes::default(),
+    }
+}
+
+fn needs(config: &Config) -> Needs {
+    Needs {
+        writable: config.save.is_some() || config.mounts().any(|bind| !bind.read_only),
+        network: matches!(config.net, Net::Host),
+    }
+}
+
+fn reach(config: &Config, control: Option<&Path>) -> Reach {
+    let mut places = Vec::with_capacity(24);
+    match &config.rootfs {
+        Rootfs::Host => host_root(&mut places),
+        Rootfs::Dir(path) => places.push((path.clone(), Right::ReadTree)),
+        Rootfs::Tar(path) => places.push((path.clone(), Right::ReadFile)),
+    }
+    let here = view::current_directory(config);
+    let as_caller = here.is_some() || !matches!(config.rootfs, Rootfs::Host) || config.mounts().next().is_some();
+    places.extend(here.map(|here| (here, Right::ReadTree)));
+    for bind in config.mounts() {
+        let right = match (bind.src.is_dir(), bind.read_only) {
+            (true, true) => Right::ReadTree,
+            (true, false) => Right::WriteTree,
+            (false, true) => Right::ReadFile,
+            (false, false) => Right::WriteFile,
+        };
+        places.push((bind.src, right));
+    }
+    places.extend(config.save.clone().map(|save| (save, Right::WriteTree)));
+    places.extend(control.map(|directory| (directory.to_owned(), Right::Sockets)));
+    Reach { places, as_caller, needs: needs(config) }
+}
+
+/// The host's root but for what the view hides or replaces. Landlock cannot take away below a place what it gives
+/// there, so every directory of the root is named.
+fn host_root(places: &mut Vec<(PathBuf, Right)>) {
+    places.push((PathBuf::from("/"), Right::List));
+    for entry in std::fs::read_dir("/").into_iter().flatten().flatten() {
+        let path = entry.path();
+        let replaced = view::HIDDEN.iter().chain(&OWN).any(|place| path == Path::new(place));
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() && !replaced => places.push((path, Right::ReadTree)),
+            Ok(kind) if kind.is_file() => places.push((path, Right::ReadFile)),
+            _ => {}
+        }
+    }
+}
+
+impl From<ConfineError> for Error {
+    fn from(error: ConfineError) -> Error {
+        Error::Confine { reason: error.to_string() }
+    }
+}
