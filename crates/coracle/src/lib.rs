@@ -11,6 +11,12 @@ mod logger;
 mod outcome;
 mod sandbox;
 
+/// The walls around the kernel process tried out in this process: for `coracle doctor` and tests.
+#[doc(hidden)]
+pub mod confinement {
+    pub use coracle_backends::confine::Enforced;
+    pub use coracle_backends::confine::probe::{Attempt, attempts, last_call};
+}
 #[doc(hidden)]
 pub use coracle_platform::startup;
 

@@ -40,6 +40,8 @@ pub const ALWAYS: &[Group] = &[
         SYS_read SYS_write SYS_pread64 SYS_pwrite64 SYS_lseek SYS_fstat SYS_close SYS_poll SYS_ppoll
         SYS_readv SYS_writev SYS_preadv SYS_pwritev SYS_pwritev2 SYS_dup SYS_ftruncate SYS_fallocate
         SYS_fsync SYS_fdatasync SYS_fstatfs SYS_getdents64),
+    group!("take the notifications of the workers' filter over, once":
+        SYS_pidfd_open SYS_pidfd_getfd),
     group!("look at files and open them, as the domain allows":
         SYS_statx SYS_openat2 SYS_openat SYS_open SYS_newfstatat SYS_readlinkat SYS_getxattr SYS_listxattr),
     group!("readiness and files in memory":
@@ -97,6 +99,7 @@ pub const CHECKED: &[(&str, &str)] = &[
 const SECCOMP_IOCTL_NOTIF_RECV: u32 = 0xc050_2100;
 const SECCOMP_IOCTL_NOTIF_SEND: u32 = 0xc018_2101;
 const SECCOMP_IOCTL_NOTIF_ADDFD: u32 = 0x4018_2103;
+const SECCOMP_IOCTL_NOTIF_SET_FLAGS: u32 = 0x4008_2104;
 /// Settings and size of terminals; never TIOCSTI. (`struct termios2` forms first, which is what rustix asks for.)
 const TERMINAL: [u32; 9] = [
     0x802c_542a, // TCGETS2
@@ -191,7 +194,12 @@ fn ioctl(p: &mut Program) {
     p.load(high(1));
     p.need_equal(0);
     p.load(low(1));
-    let notify = [SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND, SECCOMP_IOCTL_NOTIF_ADDFD];
+    let notify = [
+        SECCOMP_IOCTL_NOTIF_RECV,
+        SECCOMP_IOCTL_NOTIF_SEND,
+        SECCOMP_IOCTL_NOTIF_ADDFD,
+        SECCOMP_IOCTL_NOTIF_SET_FLAGS,
+    ];
     let others = [libc::FIONREAD as u32, libc::FIONBIO as u32, libc::FIOCLEX as u32];
     p.need_one_of(&[&notify[..], &TERMINAL, &others].concat());
     p.finish(ALLOW);

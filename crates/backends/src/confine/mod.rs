@@ -10,10 +10,12 @@
 //! | `capabilities` | what root keeps |
 //! | `calls` | the host calls |
 //! | `refused` | the end of a process that makes another |
+//! | `probe` | all of it tried out |
 
 mod calls;
 mod capabilities;
 mod landlock;
+pub mod probe;
 mod refused;
 
 use std::io;

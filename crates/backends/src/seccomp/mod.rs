@@ -65,7 +65,12 @@ pub struct SeccompPlatform {
 impl SeccompPlatform {
     /// Starts the zygote. The kernel process must not be process 1 of a pid namespace.
     pub fn new() -> Result<SeccompPlatform, PlatformError> {
-        let (shared, zygote_worker) = zygote::start()?;
+        SeccompPlatform::new_and(|| ())
+    }
+
+    /// As `new`, and has `meanwhile` done on another thread while the zygote makes itself ready.
+    pub fn new_and(meanwhile: impl FnOnce() + Send + 'static) -> Result<SeccompPlatform, PlatformError> {
+        let (shared, zygote_worker) = zygote::start(meanwhile)?;
         let zygote = SeccompThread::zygote(shared.clone(), zygote_worker.clone());
         Ok(SeccompPlatform { shared, zygote: Mutex::new(zygote), zygote_worker })
     }

@@ -28,8 +28,9 @@ const HIGHEST: u64 = 0x7e80;
 /// Where `boot` expects its ports.
 const PORTS_FD: i32 = 3;
 
-/// The zygote, ready for orders, and what all workers share.
-pub fn start() -> Result<(Arc<Shared>, Arc<Worker>), PlatformError> {
+/// The zygote, ready for orders, and what all workers share. `meanwhile` is done while the zygote makes itself ready, on
+/// the thread that has started it.
+pub fn start(meanwhile: impl FnOnce() + Send + 'static) -> Result<(Arc<Shared>, Arc<Worker>), PlatformError> {
     require()?;
     let host = |what| move |source| PlatformError::Host { what, source };
     let base = (LOWEST + random() % (HIGHEST - LOWEST)) * SHIM_ALIGN;
@@ -51,6 +52,7 @@ pub fn start() -> Result<(Arc<Shared>, Arc<Worker>), PlatformError> {
         drop((program, its_ports));
         let alive = pid.is_ok();
         let _ = report.send(pid);
+        meanwhile();
         if alive {
             served.serve();
         }

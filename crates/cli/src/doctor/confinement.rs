@@ -11,7 +11,7 @@ use super::{Finding, Level, Probe, child, in_child, read};
 pub(super) fn findings() -> Vec<Finding> {
     let mut found = vec![kernel(), seccomp()];
     found.extend(reaching_workers());
-    found.extend([yama(), user_namespaces(), landlock(), mseal()]);
+    found.extend([yama(), user_namespaces(), landlock(), walls(), mseal()]);
     found.extend(sysctls());
     found.extend(cgroups());
     found
@@ -143,21 +143,69 @@ fn user_namespaces() -> Finding {
 
 fn landlock() -> Finding {
     const TOPIC: &str = "Landlock";
+    const MEANS: &str = "the kernel process is kept from files, sockets and processes that it has no need of";
     match probe::landlock_abi() {
+        Ok(abi) if abi >= COMPLETE_LANDLOCK => Finding::new(TOPIC, Level::Ok, format!("version {abi}"), MEANS),
         Ok(abi) => Finding::new(
             TOPIC,
-            Level::Ok,
+            Level::Note,
             format!("version {abi}"),
-            "the kernel process can be kept from files it has no need of",
-        ),
+            "the kernel process is kept from files that it has no need of, not from all else: --confine required refuses",
+        )
+        .mend("run Linux 6.12 or newer: signals and abstract sockets are confined there too"),
         Err(err) => Finding::new(
             TOPIC,
             Level::Poor,
             err.to_string(),
-            "guests run, but a kernel process that was taken over could open files of yours",
+            "guests run, but a kernel process that was taken over could open files of yours; --confine required refuses",
         )
         .mend("boot a kernel with CONFIG_SECURITY_LANDLOCK, and `landlock` in its lsm= list"),
     }
+}
+
+/// The version that has all that is asked of it: signals and abstract sockets came last.
+const COMPLETE_LANDLOCK: std::ffi::c_long = 6;
+
+fn walls() -> Finding {
+    const TOPIC: &str = "kernel process";
+    match in_child(Probe::Confine) {
+        Ok(_) => Finding::new(
+            TOPIC,
+            Level::Ok,
+            "confined: a child of doctor tried to get out, and could not",
+            "a fault in Coracle itself does not give a guest the rights of its user",
+        ),
+        Err(why) => Finding::new(
+            TOPIC,
+            Level::Poor,
+            why,
+            "a kernel process that was taken over could do that on the host, with the rights of its user",
+        )
+        .mend("report this with the output of `coracle doctor --json`"),
+    }
+}
+
+/// Each attempt on a line, with what came of it.
+pub(super) fn try_walls() -> Result<(), String> {
+    let (_, attempts) = coracle::confinement::attempts().map_err(|err| err.to_string())?;
+    let say = |number: i32| match number {
+        0 => "done".to_owned(),
+        number => io::Error::from_raw_os_error(number).to_string(),
+    };
+    let mut holes = Vec::new();
+    for attempt in attempts {
+        println!("{}: {}", attempt.what, say(attempt.got));
+        if attempt.counts && attempt.got != attempt.want {
+            holes.push(format!("{}: {} instead of {}", attempt.what, say(attempt.got), say(attempt.want)));
+        }
+    }
+    if holes.is_empty() { Ok(()) } else { Err(holes.join("; ")) }
+}
+
+pub(super) fn end_by_walls() -> Result<(), String> {
+    let name = |number| (number == 59).then_some("execve");
+    coracle::confinement::last_call(b"its last words\n".to_vec(), name).map_err(|err| err.to_string())?;
+    Err("it was not ended".to_owned())
 }
 
 fn mseal() -> Finding {

@@ -38,6 +38,10 @@ pub(crate) enum Probe {
     KvmExit,
     /// Be looked at, until stdin ends.
     BeRead,
+    /// Stand behind the walls of a kernel process and try to get out; prints each attempt.
+    Confine,
+    /// Stand there and make a host call that the filter does not allow.
+    ConfineEnd,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -115,6 +119,8 @@ fn perform(probe: Probe) -> ExitCode {
         Probe::KvmExit => probe::kvm_exit_cost(200).map_err(|err| err.to_string()).map(|cost| {
             println!("{}", cost.as_nanos());
         }),
+        Probe::Confine => confinement::try_walls(),
+        Probe::ConfineEnd => confinement::end_by_walls(),
         Probe::BeRead => std::io::stdin().read_to_end(&mut Vec::new()).map(drop).map_err(|err| err.to_string()),
     };
     match done {

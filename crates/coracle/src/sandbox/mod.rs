@@ -56,9 +56,10 @@ pub fn run(
     };
     let place = Place::prepare().inspect_err(unreachable).ok();
     confine::enter(config, place.as_ref().map(Place::directory))?;
+    let (closing, close) = confine::close(config, listener);
     startup::step("kernel process confined to its files");
     let platform: Arc<dyn Platform> = match config.platform {
-        PlatformChoice::Auto | PlatformChoice::Seccomp => Arc::new(SeccompPlatform::new()?),
+        PlatformChoice::Auto | PlatformChoice::Seccomp => Arc::new(SeccompPlatform::new_and(close)?),
     };
     startup::step("platform ready");
     let mut view = view::build(config)?;
@@ -80,7 +81,7 @@ pub fn run(
     let cwd = view::working_directory(&world, config, &cred)?;
     let terminal = relay::Terminal::save();
     startup::step("environment and directory found");
-    confine::close(config, listener)?;
+    closing.wait()?;
     startup::step("kernel process confined to its host calls");
     let process = world
         .spawn(Spawn {
