@@ -167,6 +167,8 @@ fn an_ordinary_user_can_do_everything() {
         "trap 'echo caught' TERM; kill -TERM $$; (exit 4); echo $?; kill -KILL $$",
         "for i in 1 2 3 4 5 6 7 8; do (sleep 0.01; echo $i) & done | sort; wait",
         "cat /etc/shadow 2>/dev/null; echo $?",
+        "grep -c ^processor /proc/cpuinfo; nproc; sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1",
+        "ps -o comm= -p $$; grep -c . /proc/self/maps >/dev/null; tr -d '\\0' </proc/self/comm; cat /proc/$$/stat | wc -w",
         "command -v python3 >/dev/null || exit 0; python3 -c 'import threading, subprocess, json, mmap, os, sqlite3
 t = [threading.Thread(target=sum, args=(range(10000),)) for _ in range(8)]
 [x.start() for x in t]; [x.join() for x in t]

@@ -85,6 +85,10 @@ pub fn enter(places: &[(PathBuf, Right)], network: bool) -> Result<Enforced, Rul
         let write = if host_proc::may_write() { BitFlags::from(AccessFs::WriteFile) } else { BitFlags::EMPTY };
         ruleset = allow(ruleset, proc, write | AccessFs::ReadFile)?;
     }
+    // Guests are shown what the host says of its CPUs (`fs/proc/shared.rs` of the kernel).
+    if let Ok(cpuinfo) = PathFd::new("/proc/cpuinfo") {
+        ruleset = allow(ruleset, &cpuinfo, AccessFs::ReadFile.into())?;
+    }
     let status = ruleset.restrict_self()?;
     Ok(match (status.ruleset, status.landlock) {
         (RulesetStatus::FullyEnforced, _) => Enforced::All,
