@@ -41,6 +41,11 @@ pub const IN_ONESHOT: u32 = 0x8000_0000;
 /// `fs.inotify.max_queued_events`.
 const MAX_QUEUED: usize = 16384;
 
+/// `fs.inotify.max_user_instances`.
+pub const MAX_INSTANCES: usize = 128;
+/// `fs.inotify.max_user_watches`.
+pub const MAX_WATCHES: usize = 65536;
+
 /// Device and inode number.
 type Id = (u64, u64);
 
@@ -131,10 +136,11 @@ impl Watches {
 }
 
 impl Inotify {
-    /// `inotify_init`.
-    pub fn new(table: &Arc<Watches>) -> Arc<Inotify> {
-        table.instances.fetch_add(1, Ordering::SeqCst);
-        Arc::new(Inotify { state: Mutex::default(), readable: WaitQueue::new(), table: table.clone() })
+    /// `inotify_init`; `EMFILE` if there are [`MAX_INSTANCES`].
+    pub fn new(table: &Arc<Watches>) -> Result<Arc<Inotify>> {
+        let more = |count: usize| (count < MAX_INSTANCES).then_some(count + 1);
+        table.instances.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).map_err(|_| Errno::EMFILE)?;
+        Ok(Arc::new(Inotify { state: Mutex::default(), readable: WaitQueue::new(), table: table.clone() }))
     }
 
     /// The instance behind an open file; `EINVAL` for others.
@@ -146,6 +152,10 @@ impl Inotify {
     /// `inotify_add_watch`: one watch per node; returns its descriptor.
     pub fn watch(self: &Arc<Inotify>, node: Id, mask: u32) -> Result<i32> {
         let mut by_node = self.table.by_node.lock();
+        let full = self.table.watches.load(Ordering::SeqCst) >= MAX_WATCHES;
+        if full && !by_node.contains_key(&node) {
+            return Err(Errno::ENOSPC);
+        }
         let list = by_node.entry(node).or_default();
         let mine = |watch: &&mut Watch| std::ptr::eq(watch.instance.as_ptr(), Arc::as_ptr(self));
         if let Some(watch) = list.iter_mut().find(mine) {
@@ -154,6 +164,9 @@ impl Inotify {
             }
             watch.mask = if mask & IN_MASK_ADD != 0 { watch.mask | mask } else { mask };
             return Ok(watch.wd);
+        }
+        if full {
+            return Err(Errno::ENOSPC);
         }
         let mut state = self.state.lock();
         state.last_wd = state.last_wd.checked_add(1).ok_or(Errno::ENOSPC)?;

@@ -6,6 +6,7 @@ pub mod glue;
 pub mod mqueue;
 pub mod pipe;
 pub mod pty;
+pub mod quota;
 pub mod socket;
 pub mod sysv;
 
@@ -20,6 +21,10 @@ pub struct Ipc {
     next_ino: AtomicU64,
     /// Guards the shape of nested epolls.
     pub epoll_nesting: Mutex<()>,
+    /// Files that epolls watch (`fs.epoll.max_user_watches`).
+    pub epoll_watches: Arc<quota::Quota>,
+    /// Buffers of pipes (`fs.pipe-user-pages-soft`).
+    pub pipe_pages: Arc<quota::Quota>,
     pub unix: Arc<socket::unix::Space>,
     host_network: AtomicBool,
     pub inet: Arc<socket::inet::Space>,

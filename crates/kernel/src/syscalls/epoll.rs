@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::abi::linux::{EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, O_CLOEXEC, O_RDWR};
 use crate::abi::types::Timespec;
 use crate::call::{Addr, Ctx, Fd};
-use crate::ipc::epoll::{Epoll, Event};
+use crate::ipc::epoll::{self, Epoll, Event};
 use crate::ipc::glue;
 use crate::mem::check_range;
 use crate::wait::{Deadline, deadline_after};
@@ -31,7 +31,9 @@ fn epoll_create1(cx: &mut Ctx<'_>, flags: u32) -> SysResult {
     if flags & !O_CLOEXEC != 0 {
         return Err(Errno::EINVAL);
     }
-    glue::install(cx, Epoll::new(), O_RDWR, flags & O_CLOEXEC != 0)
+    let world = cx.task.world.clone();
+    let epoll = Epoll::new(&world.ipc.epoll_watches, epoll::max_watches(world.config.memory));
+    glue::install(cx, epoll, O_RDWR, flags & O_CLOEXEC != 0)
 }
 
 fn epoll_ctl(cx: &mut Ctx<'_>, epfd: Fd, op: u32, fd: Fd, event: Addr) -> SysResult {

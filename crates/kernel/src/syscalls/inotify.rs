@@ -27,7 +27,7 @@ fn inotify_init1(cx: &mut Ctx<'_>, flags: u32) -> SysResult {
     if flags & !(O_CLOEXEC | O_NONBLOCK) != 0 {
         return Err(Errno::EINVAL);
     }
-    let instance = Inotify::new(&cx.task.world.vfs.watches);
+    let instance = Inotify::new(&cx.task.world.vfs.watches)?;
     let file = OpenFile::new(instance, O_RDONLY | (flags & O_NONBLOCK));
     let entry = FdEntry { file, close_on_exec: flags & O_CLOEXEC != 0 };
     Ok(cx.task.files().install(entry, 0, cx.task.nofile())? as u64)

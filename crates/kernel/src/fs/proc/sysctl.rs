@@ -4,7 +4,10 @@
 use super::{Access, Entry, Node, line, shared};
 use crate::abi::linux::NGROUPS_MAX;
 use crate::fs::Who;
+use crate::fs::inotify;
 use crate::fs::synth::About;
+use crate::ipc::epoll::max_watches;
+use crate::ipc::pipe;
 use crate::syscalls::system::{RELEASE, VERSION};
 use crate::task::{CAP_LAST, Caps, PID_MAX};
 use crate::{Errno, Result};
@@ -95,7 +98,7 @@ const FS: &[Entry] = &[
     fixed("aio-max-nr", |_, _| line(65536)),
     Entry::text("aio-nr", 0o444, |_, _| line(0)),
     Entry::text("dentry-state", 0o444, |_, _| line("0\t0\t45\t0\t0\t0")),
-    Entry::dir("epoll", &[&[fixed("max_user_watches", |about, _| line(about.world.config.memory / 25 / 160))]]),
+    Entry::dir("epoll", &[&[fixed("max_user_watches", |about, _| line(max_watches(about.world.config.memory)))]]),
     fixed("file-max", |_, _| line(i64::MAX)),
     Entry::text("file-nr", 0o444, show_file_nr),
     Entry::dir("inotify", &[INOTIFY]),
@@ -106,7 +109,7 @@ const FS: &[Entry] = &[
     fixed("overflowuid", |_, _| line(65534)),
     fixed("pipe-max-size", |_, _| line(1_048_576)),
     fixed("pipe-user-pages-hard", |_, _| line(0)),
-    fixed("pipe-user-pages-soft", |_, _| line(16384)),
+    fixed("pipe-user-pages-soft", |_, _| line(pipe::USER_PAGES)),
     fixed("protected_fifos", |_, _| line(0)),
     fixed("protected_hardlinks", |_, _| line(0)),
     fixed("protected_regular", |_, _| line(0)),
@@ -116,8 +119,8 @@ const FS: &[Entry] = &[
 
 const INOTIFY: &[Entry] = &[
     fixed("max_queued_events", |_, _| line(16384)),
-    fixed("max_user_instances", |_, _| line(128)),
-    fixed("max_user_watches", |_, _| line(65536)),
+    fixed("max_user_instances", |_, _| line(inotify::MAX_INSTANCES)),
+    fixed("max_user_watches", |_, _| line(inotify::MAX_WATCHES)),
 ];
 
 const MQUEUE: &[Entry] = &[
@@ -181,8 +184,8 @@ const NET: &[Entry] = &[
 
 const USER: &[Entry] = &[
     fixed("max_cgroup_namespaces", |_, _| line(0)),
-    fixed("max_inotify_instances", |_, _| line(128)),
-    fixed("max_inotify_watches", |_, _| line(65536)),
+    fixed("max_inotify_instances", |_, _| line(inotify::MAX_INSTANCES)),
+    fixed("max_inotify_watches", |_, _| line(inotify::MAX_WATCHES)),
     fixed("max_ipc_namespaces", |_, _| line(0)),
     fixed("max_mnt_namespaces", |_, _| line(0)),
     fixed("max_net_namespaces", |_, _| line(0)),

@@ -24,6 +24,7 @@ use self::item::Item;
 use super::glue;
 use crate::abi::types::Stat;
 use crate::fd::{File, OpenFile};
+use crate::ipc::quota::Quota;
 use crate::wait::{Events, PollTable, WaitQueue};
 use crate::{Errno, Result};
 
@@ -60,11 +61,22 @@ pub struct Epoll {
     inner: Inner,
     /// Epolls that watch this one.
     parents: Mutex<Vec<Weak<Epoll>>>,
+    /// The sandbox's count of items, and how many there may be.
+    watches: Arc<Quota>,
+    most: u64,
+}
+
+/// `fs.epoll.max_user_watches`: a twenty-fifth of memory, at what an item takes (eventpoll_init()).
+pub fn max_watches(memory: u64) -> u64 {
+    memory / 25 / 160
 }
 
 impl Epoll {
-    pub fn new() -> Arc<Epoll> {
+    /// One whose items count among `watches`, of which there may be `most`.
+    pub fn new(watches: &Arc<Quota>, most: u64) -> Arc<Epoll> {
         Arc::new_cyclic(|me| Epoll {
+            watches: watches.clone(),
+            most,
             me: me.clone(),
             items: Mutex::default(),
             ready: Mutex::default(),
@@ -93,6 +105,9 @@ impl Epoll {
             let mut items = self.items.lock();
             if items.contains_key(&(fd, file.key)) {
                 return Err(Errno::EEXIST);
+            }
+            if !self.watches.take(1, self.most) {
+                return Err(Errno::ENOSPC);
             }
             let item = Item::new(self.me.clone(), fd, file, event);
             items.insert((fd, file.key), item.clone());
@@ -136,6 +151,7 @@ impl Epoll {
     }
 
     fn retire(&self, item: &Arc<Item>, file: Option<&Arc<OpenFile>>) {
+        self.watches.give(1);
         if let (Some(ticket), Some(file)) = (item.end(&self.inner), file) {
             file.cancel_at_drop(ticket);
         }
@@ -252,7 +268,9 @@ impl Epoll {
 
 impl Drop for Epoll {
     fn drop(&mut self) {
-        for item in mem::take(self.items.get_mut()).into_values() {
+        let items = mem::take(self.items.get_mut());
+        self.watches.give(items.len() as u64);
+        for item in items.into_values() {
             let ticket = item.end(&self.inner);
             let file = item.file();
             if let (Some(file), Some(ticket)) = (&file, ticket) {

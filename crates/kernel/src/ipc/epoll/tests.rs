@@ -8,6 +8,7 @@ use super::{EPOLLET, EPOLLEXCLUSIVE, EPOLLONESHOT, Epoll, Event};
 use crate::Errno;
 use crate::fd::{File, OpenFile};
 use crate::ipc::eventfd::EventFd;
+use crate::ipc::quota::Quota;
 use crate::wait::{Events, PollTable};
 
 const IN: u32 = Events::IN.bits();
@@ -22,7 +23,7 @@ struct Bench {
 fn bench() -> Bench {
     let counter = Arc::new(EventFd::new(0, false));
     let file = OpenFile::new(counter.clone(), 2);
-    Bench { epoll: Epoll::new(), counter, file, nesting: Mutex::default() }
+    Bench { epoll: unlimited(), counter, file, nesting: Mutex::default() }
 }
 
 impl Bench {
@@ -99,7 +100,7 @@ fn nested_epolls_are_ready_when_an_item_is() {
     let bench = bench();
     bench.add(IN);
     let inner = OpenFile::new(bench.epoll.clone(), 2);
-    let outer = Epoll::new();
+    let outer = unlimited();
     outer.add(&bench.nesting, 7, &inner, Event { events: IN, data: 7 }).unwrap();
     assert_eq!(outer.poll(&mut PollTable::check()), Events::empty());
     bench.counter.signal(1);
@@ -107,11 +108,32 @@ fn nested_epolls_are_ready_when_an_item_is() {
     assert_eq!(outer.collect(8), [Event { events: IN, data: 7 }]);
 }
 
+/// One whose items nobody counts.
+fn unlimited() -> Arc<Epoll> {
+    Epoll::new(&Arc::default(), u64::MAX)
+}
+
+#[test]
+fn watches_are_counted() {
+    let bench = bench();
+    let (quota, event) = (Arc::new(Quota::default()), Event { events: IN, data: 0 });
+    let (one, other) = (Epoll::new(&quota, 3), Epoll::new(&quota, 3));
+    let add = |epoll: &Arc<Epoll>, fd| epoll.add(&bench.nesting, fd, &bench.file, event);
+    assert_eq!([add(&one, 1), add(&one, 2), add(&other, 1)], [Ok(()); 3]);
+    assert_eq!(add(&other, 2), Err(Errno::ENOSPC));
+    one.delete(2, &bench.file).unwrap();
+    assert_eq!((add(&other, 2), quota.used()), (Ok(()), 3));
+    drop(one);
+    assert_eq!(quota.used(), 2);
+    drop(bench.file);
+    assert_eq!(quota.used(), 0);
+}
+
 #[test]
 fn loops_and_long_chains_are_refused() {
     let nesting = Mutex::new(());
     let event = Event { events: IN, data: 0 };
-    let epolls: Vec<_> = (0..8).map(|_| Epoll::new()).collect();
+    let epolls: Vec<_> = (0..8).map(|_| unlimited()).collect();
     let files: Vec<_> = epolls.iter().map(|epoll| OpenFile::new(epoll.clone(), 2)).collect();
     // As the host does it: the fifth link of a chain is one too many.
     for at in 0..4 {
@@ -139,7 +161,7 @@ fn host_descriptors_are_watched_through_the_host() {
     }
     let (reader, writer) = rustix::pipe::pipe().unwrap();
     let file = OpenFile::new(Arc::new(HostPipe(Arc::new(reader))), 0);
-    let epoll = Epoll::new();
+    let epoll = unlimited();
     epoll.add(&Mutex::default(), 3, &file, Event { events: IN | EPOLLET, data: 1 }).unwrap();
     assert_eq!(epoll.collect(8).len(), 0);
     rustix::io::write(&writer, b"x").unwrap();

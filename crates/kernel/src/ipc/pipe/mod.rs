@@ -13,7 +13,7 @@ use std::time::SystemTime;
 
 use parking_lot::Mutex;
 
-use self::ring::{PAGE, Ring};
+use self::ring::{DEFAULT_BUFFERS, PAGE, Ring};
 use crate::abi::ioctl::FIONREAD;
 use crate::abi::linux::{O_DIRECT, O_NONBLOCK, S_IFIFO};
 use crate::abi::types::Stat;
@@ -21,6 +21,7 @@ use crate::call::Ctx;
 use crate::fd::{File, Io, OpenFile};
 use crate::fs::Inode;
 use crate::ipc::glue;
+use crate::ipc::quota::Quota;
 use crate::mem::{Sink, Source};
 use crate::task::Task;
 use crate::wait::{Events, PollTable, WaitQueue};
@@ -30,6 +31,11 @@ pub use self::fifo::Fifo;
 
 /// Largest pipe that an ordinary user may ask for (`/proc/sys/fs/pipe-max-size`).
 pub const MAX_SIZE: usize = 1 << 20;
+/// Buffers that all pipes of a sandbox may have together (`/proc/sys/fs/pipe-user-pages-soft`): new ones are small
+/// beyond, and none grows.
+pub const USER_PAGES: u64 = 16384;
+/// Buffers of a small one (`PIPE_MIN_DEF_BUFFERS`).
+const FEW: usize = 2;
 /// The device number that pipes show in `fstat`.
 const PIPEFS_DEV: u64 = 14;
 
@@ -43,6 +49,35 @@ struct Pipe {
     writable: WaitQueue,
     /// Wait here, in `open` of a FIFO, for the other side.
     partner: WaitQueue,
+    /// What was taken of the sandbox's buffers, and where it goes back.
+    account: Mutex<Option<(Arc<Quota>, u64)>>,
+}
+
+impl Pipe {
+    /// Counts its buffers: `slots` now. More than before are refused beyond [`USER_PAGES`].
+    fn account(&self, quota: &Arc<Quota>, slots: u64) -> Result<()> {
+        let mut account = self.account.lock();
+        let before = account.as_ref().map_or(0, |(_, before)| *before);
+        match slots.checked_sub(before) {
+            Some(more) if more > 0 && !quota.take(more, USER_PAGES) => return Err(Errno::EPERM),
+            Some(_) => {}
+            None => quota.give(before - slots),
+        }
+        *account = Some((quota.clone(), slots));
+        Ok(())
+    }
+
+    fn give_back(&self) {
+        if let Some((quota, slots)) = self.account.lock().take() {
+            quota.give(slots);
+        }
+    }
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        self.give_back();
+    }
 }
 
 #[derive(Default)]
@@ -79,6 +114,7 @@ impl Pipe {
         if readers == 0 && writers == 0 {
             // A FIFO that nobody holds open forgets its bytes and its size.
             state.ring = Ring::default();
+            self.give_back();
         }
         drop(state);
         if writers == 0 {
@@ -135,6 +171,10 @@ impl PipeEnd {
         if size > state.ring.capacity() && size > MAX_SIZE && !glue::privileged(task) {
             return Err(Errno::EPERM);
         }
+        if size / PAGE < state.ring.used() {
+            return Err(Errno::EBUSY);
+        }
+        self.pipe.account(&task.world.ipc.pipe_pages, (size / PAGE) as u64)?;
         state.ring.resize(size / PAGE)?;
         let roomy = !state.ring.is_full();
         drop(state);
@@ -345,6 +385,13 @@ impl File for PipeEnd {
 /// The two ends of a new pipe: for reading, for writing.
 pub fn pipe(task: &Arc<Task>) -> (Arc<PipeEnd>, Arc<PipeEnd>) {
     let pipe = Arc::new(Pipe::default());
+    // alloc_pipe_info(): a sandbox that has many pipes gets small ones.
+    let quota = &task.world.ipc.pipe_pages;
+    if pipe.account(quota, DEFAULT_BUFFERS as u64).is_err() {
+        let _ = pipe.state.lock().ring.resize(FEW);
+        quota.take_anyway(FEW as u64);
+        *pipe.account.lock() = Some((quota.clone(), FEW as u64));
+    }
     let (ino, owner, now) = (task.world.ipc.next_ino(), glue::owner(task), SystemTime::now());
     let reader = PipeEnd::new(pipe.clone(), true, false, Identity::Anonymous(ino, owner, now));
     let writer = PipeEnd::new(pipe, false, true, Identity::Anonymous(ino, owner, now));

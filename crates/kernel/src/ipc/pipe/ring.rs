@@ -50,6 +50,11 @@ impl Ring {
         self.buffers.len() >= self.slots
     }
 
+    /// Buffers that hold something.
+    pub fn used(&self) -> usize {
+        self.buffers.len()
+    }
+
     /// Bytes inside (`FIONREAD`).
     pub fn len(&self) -> usize {
         self.buffers.iter().map(|buffer| buffer.len).sum()

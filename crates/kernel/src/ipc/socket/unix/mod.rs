@@ -658,9 +658,7 @@ impl Socket for UnixSocket {
         self.wake();
         self.space.room.wake_all();
         drop((peer, spent));
-        if self.space.in_flight.any() {
-            self.space.in_flight.collect();
-        }
+        self.space.in_flight.collect_if_any();
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -1,6 +1,7 @@
 //! Files in transit (`SCM_RIGHTS`), and the collection of sockets that only such files keep alive
 //! (net/unix/garbage.c).
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::mem;
 use std::sync::{Arc, Weak};
@@ -86,8 +87,31 @@ impl Rights {
 impl Drop for Rights {
     fn drop(&mut self) {
         let files = mem::take(self.leave());
-        drop(files);
+        let in_flight = self.in_flight.clone();
+        let outermost = FALLING.with_borrow_mut(|falling| match falling {
+            Some(others) => {
+                others.extend(files);
+                false
+            }
+            None => {
+                *falling = Some(files);
+                true
+            }
+        });
+        if outermost {
+            while let Some(file) = FALLING.with_borrow_mut(|falling| falling.as_mut()?.pop()) {
+                drop(file);
+            }
+            FALLING.with_borrow_mut(|falling| *falling = None);
+            in_flight.collect_if_any();
+        }
     }
+}
+
+thread_local! {
+    /// Files whose last holder may be this thread, while it lets go of them one by one. A socket in a queue may have a
+    /// queue with sockets in it, and so on, deeper than any stack (Linux: `delayed_fput()`).
+    static FALLING: RefCell<Option<Vec<Arc<OpenFile>>>> = const { RefCell::new(None) };
 }
 
 fn socket_of(file: &OpenFile) -> Option<&UnixSocket> {
@@ -98,6 +122,13 @@ impl InFlight {
     fn crowded(&self) -> bool {
         let state = self.state.lock();
         state.files.len() >= state.threshold.max(LEAST)
+    }
+
+    /// Collects, unless that will be done when this thread has let go of everything.
+    pub fn collect_if_any(&self) {
+        if self.any() && !FALLING.with_borrow(Option::is_some) {
+            self.collect();
+        }
     }
 
     /// Any at all.

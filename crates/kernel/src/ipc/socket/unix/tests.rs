@@ -104,6 +104,23 @@ fn sockets_sent_into_themselves_are_collected() {
 }
 
 #[test]
+fn a_chain_of_queues_is_let_go_without_a_deep_stack() {
+    let guest = Guest::new();
+    let [mut one, mut two] = pair(&guest, Kind::Stream);
+    for _ in 0..20_000 {
+        let [outer, other] = pair(&guest, Kind::Stream);
+        send(&guest, &outer, b"x", vec![one, two]).unwrap();
+        (one, two) = (outer, other);
+    }
+    let in_flight = &guest.task.world.ipc.unix.in_flight;
+    assert_eq!(in_flight.len(), 40_000);
+    // As small as the stack of a thread that serves a guest.
+    let letting_go = std::thread::Builder::new().stack_size(128 << 10).spawn(move || drop((one, two)));
+    letting_go.unwrap().join().unwrap();
+    assert_eq!(in_flight.len(), 0);
+}
+
+#[test]
 fn what_can_still_be_received_is_not_collected() {
     let guest = Guest::new();
     let [keep, other] = pair(&guest, Kind::Stream);
