@@ -14,7 +14,7 @@ use crate::parse;
 /// Run another program in a running sandbox.
 ///
 /// It sees the files and processes of that sandbox and shares its limits. Its exit status becomes this
-/// command's; ending this command hangs it up. When the sandbox's first program ends, so does this one.
+/// command's, signals that this command gets go to it, and ending this command hangs it up. When the sandbox's first program ends, so does this one.
 #[derive(Debug, Args)]
 #[command(override_usage = "coracle exec [OPTIONS] ID -- PROG [ARGS]...")]
 pub struct ExecArgs {
@@ -54,12 +54,12 @@ pub fn run(args: ExecArgs) -> ExitCode {
     };
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let ended = control::find(&args.id)
-        .and_then(|sandbox| sandbox.exec(request, [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]));
+        .and_then(|sandbox| sandbox.exec_foreground(request, [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]));
     match ended {
         Ok(code) => ExitCode::from(code),
         Err(err) => {
             crate::complain(&err);
-            ExitCode::from(crate::FAILED)
+            ExitCode::from(err.exit_code())
         }
     }
 }

@@ -56,11 +56,25 @@ fn main() -> ExitCode {
     match parse_command(std::env::args_os().collect()) {
         Ok(command) => dispatch(command),
         Err(err) => {
+            if err.use_stderr() {
+                eprintln!("coracle: {}", one_line(&err));
+                return ExitCode::from(FAILED);
+            }
             // Printing can only fail when the terminal is gone; nobody would read about it.
             let _ = err.print();
-            if err.use_stderr() { ExitCode::from(FAILED) } else { ExitCode::SUCCESS }
+            ExitCode::SUCCESS
         }
     }
+}
+
+/// What clap says in paragraphs, in one line: what is wrong and its tip, then where to read on.
+fn one_line(err: &clap::Error) -> String {
+    let text = err.to_string();
+    let parts = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+    let parts = parts.filter(|line| !line.is_empty() && !line.starts_with("For more information"));
+    let said = parts.collect::<Vec<_>>().join(" ").replace(" tip: ", "; ");
+    let said = said.strip_prefix("error: ").unwrap_or(&said);
+    format!("{said} (`--help` says more)")
 }
 
 /// `coracle run` is what start-up time is about, so it builds the description of its own options only: half of

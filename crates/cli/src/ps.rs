@@ -1,5 +1,6 @@
 //! `coracle ps`: which sandboxes run.
 
+use std::borrow::Cow;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
@@ -22,13 +23,34 @@ pub struct PsArgs {
     quiet: bool,
 }
 
+/// Field names are a promise.
 #[derive(Serialize)]
 struct JsonLine<'a> {
     id: &'a str,
-    #[serde(flatten)]
-    status: &'a Status,
-    /// For readers that want words rather than bytes.
-    command: String,
+    pid: u32,
+    argv: Vec<Cow<'a, str>>,
+    hostname: &'a str,
+    /// Seconds since the epoch.
+    started: u64,
+    processes: u32,
+    memory: u64,
+    cpu_ns: u64,
+}
+
+impl<'a> JsonLine<'a> {
+    fn new(sandbox: &'a Sandbox, status: &'a Status) -> JsonLine<'a> {
+        let Status { argv, hostname, pid, started, processes, memory, cpu_ns } = status;
+        JsonLine {
+            id: sandbox.id(),
+            pid: *pid,
+            argv: argv.iter().map(|word| word.to_string_lossy()).collect(),
+            hostname,
+            started: *started,
+            processes: *processes,
+            memory: *memory,
+            cpu_ns: *cpu_ns,
+        }
+    }
 }
 
 pub fn run(args: PsArgs) -> ExitCode {
@@ -46,8 +68,7 @@ pub fn run(args: PsArgs) -> ExitCode {
         if args.quiet {
             println!("{}", sandbox.id());
         } else if args.json {
-            let line = JsonLine { id: sandbox.id(), status, command: command(status) };
-            println!("{}", serde_json::to_string(&line).unwrap_or_default());
+            println!("{}", serde_json::to_string(&JsonLine::new(sandbox, status)).unwrap_or_default());
         } else {
             println!("{}", line(sandbox, status));
         }

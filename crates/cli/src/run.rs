@@ -11,7 +11,7 @@ use coracle::config::{
     self, Bind, Config, Confine, Environment, Limits, LogLevel, Net, PlatformChoice, Rootfs, Timeout, Trace, User,
     WaitPolicy,
 };
-use coracle::startup;
+use coracle::{Reason, startup};
 
 use crate::parse::{self, TraceArg};
 
@@ -165,7 +165,7 @@ Examples:
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum NetArg {
-    /// Only AF_UNIX sockets inside the sandbox.
+    /// A network of its own, with a loopback interface and nothing else.
     None,
     /// The host's network.
     Host,
@@ -240,9 +240,22 @@ pub fn run(args: RunArgs) -> ExitCode {
         Err(err) => {
             startup::finish();
             crate::complain(&err);
+            if json {
+                eprintln!("{}", failure(&err));
+            }
             ExitCode::from(err.exit_code())
         }
     }
+}
+
+/// The `--json` line of a run that never began: the status that the command has, and what it says.
+fn failure(err: &coracle::Error) -> String {
+    let reason = match err {
+        coracle::Error::Program { .. } => Reason::Exit,
+        _ => Reason::Internal,
+    };
+    let status = err.exit_code();
+    serde_json::json!({ "status": status, "signal": null, "reason": reason, "error": err.to_string() }).to_string()
 }
 
 impl RunArgs {

@@ -1,5 +1,6 @@
 //! `coracle ps`, `kill` and `exec` against a running sandbox; what `run` prints about itself.
 
+use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -78,7 +79,7 @@ fn a_running_sandbox_is_listed_entered_and_ended() {
         output(&dir, &["exec", "-C", "/usr", "-e", "A=b", &id, "--", "sh", "-c", "pwd; echo $A; kill -9 $$"]);
     assert_eq!((text(&other.stdout).as_str(), other.status.code()), ("/usr\nb\n", Some(137)));
     let missing = output(&dir, &["exec", &id, "--", "no-such-program"]);
-    assert_eq!(missing.status.code(), Some(125));
+    assert_eq!(missing.status.code(), Some(127));
     assert!(text(&missing.stderr).contains("no-such-program"), "{}", text(&missing.stderr));
 
     assert!(output(&dir, &["kill", &id]).status.success());
@@ -95,6 +96,83 @@ fn signals_go_to_the_first_program() {
     let (mut running, id) = sleeper(&dir);
     assert!(output(&dir, &["kill", "--signal", "TERM", &id]).status.success());
     assert_eq!(running.end().code(), Some(128 + 15));
+}
+
+#[test]
+fn signals_to_exec_go_to_its_program() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_running, id) = sleeper(&dir);
+    let script = "trap 'echo told; exit 9' TERM; echo ready; while :; do sleep 0.05; done";
+    let mut exec = coracle(&dir, &["exec", &id, "--", "sh", "-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(exec.stdout.take().unwrap()).lines();
+    let mut exec = Running(exec);
+    assert_eq!(lines.next().unwrap().unwrap(), "ready");
+    let pid = rustix::process::Pid::from_child(&exec.0);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(lines.next().unwrap().unwrap(), "told");
+    assert_eq!(exec.end().code(), Some(9));
+}
+
+#[test]
+fn ps_speaks_json() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_running, id) = sleeper(&dir);
+    let line: serde_json::Value = serde_json::from_slice(&output(&dir, &["ps", "--json"]).stdout).unwrap();
+    assert_eq!((line["id"].as_str(), &line["argv"]), (Some(id.as_str()), &serde_json::json!(["sleep", "300"])));
+}
+
+#[test]
+fn the_output_limit_is_for_all_programs_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = output(&dir, &["run", "--json", "--output-limit", "10", "--", "seq", "1000"]);
+    assert_eq!((text(&run.stdout).as_str(), run.status.code()), ("1\n2\n3\n4\n5\n", Some(137)));
+    let said = text(&run.stderr);
+    assert!(said.contains("--output-limit 10") && said.contains("\"reason\":\"killed\""), "{said}");
+}
+
+#[test]
+fn errors_are_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let scratch = dir.path().join("not-a.tar");
+    std::fs::write(&scratch, "hello\n".repeat(500)).unwrap();
+    let file = scratch.to_str().unwrap();
+    for (args, status, words) in [
+        (&["run"][..], 125, "<PROG>"),
+        (&["run", "--bogus", "--", "true"], 125, "--bogus"),
+        (&["run", "--memory", "x", "--", "true"], 125, "512M"),
+        (&["run", "--workdir", "/no/where", "--", "true"], 125, "--workdir /no/where"),
+        (&["run", "--rootfs", file, "--", "true"], 125, "not a tar file"),
+        (&["run", "--user", "nobody-here", "--", "true"], 125, "nobody-here"),
+        (&["run", "--", "no-such-program"], 127, "no-such-program"),
+        (&["run", "--", "/etc/passwd"], 126, "/etc/passwd"),
+        (&["exec", "none", "--", "true"], 125, "none"),
+    ] {
+        let run = output(&dir, args);
+        let said = text(&run.stderr);
+        assert!(run.status.code() == Some(status) && said.lines().count() == 1, "{args:?}: {said}");
+        assert!(said.starts_with("coracle: ") && said.contains(words), "{args:?}: {said}");
+    }
+    let run = output(&dir, &["run", "--json", "--", "no-such-program"]);
+    let line = text(&run.stderr).lines().last().map(str::to_owned).unwrap();
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!((line["status"].as_u64(), line["reason"].as_str()), (Some(127), Some("exit")));
+    assert!(line["error"].as_str().unwrap().contains("no-such-program"));
+}
+
+#[test]
+fn users_are_looked_up_inside() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("root");
+    for part in ["bin", "etc"] {
+        std::fs::create_dir_all(root.join(part)).unwrap();
+    }
+    if std::fs::copy("/bin/busybox", root.join("bin/busybox")).is_err() {
+        return;
+    }
+    std::fs::write(root.join("etc/passwd"), "captain:x:77:88::/:/bin/sh\n").unwrap();
+    let root = root.to_str().unwrap();
+    let run = output(&dir, &["run", "--rootfs", root, "-u", "captain", "--", "/bin/busybox", "id", "-u"]);
+    assert_eq!((text(&run.stdout).as_str(), text(&run.stderr).as_str()), ("77\n", ""));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! Each sandbox listens on `DIR/ID.sock`, where DIR is `$XDG_RUNTIME_DIR/coracle` or `/tmp/coracle-UID`. A
 //! connection carries one request and one response, a line of JSON each; standard streams for `exec` travel
-//! with the request. Only the owner's processes and root are answered.
+//! with the request. `exec` goes on with more of both: signals one way, the program's stop and end the other. Only the owner's processes and root are answered.
 
 mod server;
 mod wire;
@@ -18,6 +18,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::config::User;
+use crate::sandbox::relay;
 
 pub use server::{Executed, Handler, Place, Server};
 
@@ -52,17 +53,34 @@ pub struct ExecRequest {
     pub user: Option<User>,
 }
 
-/// What a sandbox says when it will not do something: one line for a person.
+/// What a sandbox says when it will not do something.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
-#[error("{0}")]
-pub struct Refused(pub String);
+#[error("{reason}")]
+pub struct Refused {
+    /// One line for a person.
+    pub reason: String,
+    /// Exit status for a command that reports it: 127 and 126 for programs as in a shell, else 125.
+    pub code: u8,
+}
+
+impl Refused {
+    pub fn new(reason: impl Into<String>) -> Refused {
+        Refused { reason: reason.into(), code: FAILED }
+    }
+}
+
+const FAILED: u8 = 125;
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Request {
     Status,
-    Kill { signal: i32 },
+    Kill {
+        signal: i32,
+    },
+    /// Answered with `Started`, after which the requester may send `Signal`s, and at the end with `Ended`.
     Exec(ExecRequest),
+    Signal(i32),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -70,7 +88,12 @@ enum Request {
 enum Response {
     Status(Status),
     Done,
-    Ended { code: u8 },
+    Started,
+    /// The program that was started has been stopped by a key of its terminal; the command should stop too.
+    Stopped,
+    Ended {
+        code: u8,
+    },
     Refused(Refused),
 }
 
@@ -88,6 +111,16 @@ pub enum ControlError {
     Refused { id: String, refused: Refused },
     #[error("{} cannot be used: {source}", .dir.display())]
     Directory { dir: PathBuf, source: io::Error },
+}
+
+impl ControlError {
+    /// Exit status for a command line that reports this error.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            ControlError::Refused { refused, .. } => refused.code,
+            _ => FAILED,
+        }
+    }
 }
 
 /// Answers to status and kill come at once or not at all.
@@ -197,9 +230,42 @@ impl Sandbox {
     /// Runs a program beside the first process, on these standard streams, until it ends. The answer is its
     /// exit status, or 128 + signal. Ending the calling process hangs it up (SIGHUP).
     pub fn exec(&self, request: ExecRequest, stdio: [BorrowedFd<'_>; 3]) -> Result<u8, ControlError> {
-        match self.ask(&Request::Exec(request), &stdio, None)? {
-            Response::Ended { code } => Ok(code),
-            other => Err(self.odd(&other)),
+        self.executed(request, stdio, |_| Ok(()))
+    }
+
+    /// As [`Sandbox::exec`], and while it runs this process stands for the program: signals that it gets are passed
+    /// on, it stops with the program, and the terminal's settings are restored at the end.
+    pub fn exec_foreground(&self, request: ExecRequest, stdio: [BorrowedFd<'_>; 3]) -> Result<u8, ControlError> {
+        let _terminal = relay::Terminal::save();
+        let mut relay = None;
+        self.executed(request, stdio, |stream| {
+            let stream = stream.try_clone()?;
+            relay = Some(relay::forward(move |signal| {
+                // What has ended needs no signal.
+                let _ = wire::send(&stream, &Request::Signal(signal), &[]);
+            }));
+            Ok(())
+        })
+    }
+
+    fn executed(
+        &self,
+        request: ExecRequest,
+        stdio: [BorrowedFd<'_>; 3],
+        started: impl FnOnce(&UnixStream) -> io::Result<()>,
+    ) -> Result<u8, ControlError> {
+        let (stream, response) = self.begin(&Request::Exec(request), &stdio, None)?;
+        if !matches!(response, Response::Started) {
+            return Err(self.odd(&response));
+        }
+        let failed = |source| ControlError::Unreachable { id: self.id.clone(), source };
+        started(&stream).map_err(failed)?;
+        loop {
+            match wire::receive(&stream).map_err(failed)?.0 {
+                Response::Ended { code } => return Ok(code),
+                Response::Stopped => relay::stop(),
+                other => return Err(self.odd(&other)),
+            }
         }
     }
 
@@ -209,16 +275,27 @@ impl Sandbox {
         fds: &[BorrowedFd<'_>],
         patience: Option<Duration>,
     ) -> Result<Response, ControlError> {
+        self.begin(request, fds, patience).map(|(_, response)| response)
+    }
+
+    /// Sends a request; the connection and the first answer.
+    fn begin(
+        &self,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+        patience: Option<Duration>,
+    ) -> Result<(UnixStream, Response), ControlError> {
         let asked = || {
             let stream = UnixStream::connect(&self.socket)?;
             stream.set_write_timeout(Some(PATIENCE))?;
             stream.set_read_timeout(patience)?;
             wire::send(&stream, request, fds)?;
-            wire::receive::<Response>(&stream).map(|(response, _)| response)
+            let (response, _) = wire::receive::<Response>(&stream)?;
+            Ok((stream, response))
         };
         match asked() {
-            Ok(Response::Refused(refused)) => Err(ControlError::Refused { id: self.id.clone(), refused }),
-            Ok(response) => Ok(response),
+            Ok((_, Response::Refused(refused))) => Err(ControlError::Refused { id: self.id.clone(), refused }),
+            Ok(answer) => Ok(answer),
             Err(source) => Err(ControlError::Unreachable { id: self.id.clone(), source }),
         }
     }

@@ -40,6 +40,12 @@ pub enum Error {
     /// A part of the guest's file tree cannot be shown.
     #[error("cannot show {} inside: {source}", .path.display())]
     View { path: std::path::PathBuf, source: std::io::Error },
+    /// `--workdir` leads nowhere.
+    #[error("--workdir {}: not a directory of the sandbox: {source}", .path.display())]
+    Workdir { path: std::path::PathBuf, source: std::io::Error },
+    /// `--rootfs` names a file that is no archive.
+    #[error("--rootfs {}: {source}; give a directory or a tar file, plain or gzip", .path.display())]
+    Archive { path: std::path::PathBuf, source: std::io::Error },
     /// What the run wrote cannot be taken out.
     #[error("--save {}: {source}", .path.display())]
     Save { path: std::path::PathBuf, source: std::io::Error },

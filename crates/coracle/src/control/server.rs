@@ -33,6 +33,9 @@ pub trait Executed: Send + Sync {
     /// Waits for its end: exit status, or 128 + signal.
     fn wait(&self) -> u8;
 
+    /// Passes a signal on that the requester got. `true`: the requester should stop now, as a job of its shell.
+    fn signal(&self, signal: i32) -> bool;
+
     /// Whoever asked for it has gone.
     fn hang_up(&self);
 }
@@ -162,16 +165,21 @@ fn serve(stream: &UnixStream, handler: &dyn Handler) -> io::Result<()> {
         },
         Request::Exec(request) => match <[OwnedFd; 3]>::try_from(fds) {
             Ok(stdio) => match handler.exec(request, stdio) {
-                Ok(executed) => Response::Ended { code: until_end(stream, executed)? },
+                Ok(executed) => {
+                    // Also waits where the peer has gone already: somebody must.
+                    let _ = wire::send(stream, &Response::Started, &[]);
+                    Response::Ended { code: until_end(stream, executed)? }
+                }
                 Err(refused) => Response::Refused(refused),
             },
-            Err(_) => Response::Refused(Refused("three standard streams must come with exec".to_owned())),
+            Err(_) => Response::Refused(Refused::new("three standard streams must come with exec")),
         },
+        Request::Signal(_) => Response::Refused(Refused::new("a signal to nobody")),
     };
     wire::send(stream, &response, &[])
 }
 
-/// Waits for the program, and for the peer to go away meanwhile.
+/// Waits for the program; passes signals on, and notices when the peer goes away meanwhile.
 fn until_end(stream: &UnixStream, executed: Arc<dyn Executed>) -> io::Result<u8> {
     let (ended, end) = UnixStream::pair()?;
     let waited = Arc::clone(&executed);
@@ -184,8 +192,7 @@ fn until_end(stream: &UnixStream, executed: Arc<dyn Executed>) -> io::Result<u8>
     let mut peer = Some(stream.as_fd());
     loop {
         let mut fds = vec![PollFd::new(&ended, PollFlags::IN)];
-        // Only the end of the peer is of interest: RDHUP, with HUP and ERR always included.
-        fds.extend(peer.as_ref().map(|peer| PollFd::new(peer, PollFlags::RDHUP)));
+        fds.extend(peer.as_ref().map(|peer| PollFd::new(peer, PollFlags::IN | PollFlags::RDHUP)));
         match poll(&mut fds, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(err) => return Err(err.into()),
@@ -195,8 +202,18 @@ fn until_end(stream: &UnixStream, executed: Arc<dyn Executed>) -> io::Result<u8>
             return waiter.join().map_err(|_| io::Error::other("the waiting thread failed"));
         }
         if done(1) {
-            executed.hang_up();
-            peer = None;
+            match wire::receive(stream) {
+                Ok((Request::Signal(signal), _)) => {
+                    if executed.signal(signal) {
+                        // If it has gone, the next round sees that.
+                        let _ = wire::send(stream, &Response::Stopped, &[]);
+                    }
+                }
+                _ => {
+                    executed.hang_up();
+                    peer = None;
+                }
+            }
         }
     }
 }

@@ -31,7 +31,7 @@ impl Handler for Mock {
 
     fn kill(&self, signal: i32) -> Result<(), Refused> {
         if signal == 64 {
-            return Err(Refused("not this one".into()));
+            return Err(Refused::new("not this one"));
         }
         self.killed.lock().unwrap().push(signal);
         Ok(())
@@ -58,6 +58,14 @@ impl Executed for Job {
             }
         }
         self.code
+    }
+
+    fn signal(&self, signal: i32) -> bool {
+        if let (15, Some(hung_up)) = (signal, &self.hung_up) {
+            *hung_up.0.lock().unwrap() = true;
+            hung_up.1.notify_all();
+        }
+        false
     }
 
     fn hang_up(&self) {
@@ -122,6 +130,21 @@ fn a_client_that_goes_away_hangs_up() {
     let (gone, wait) =
         told.wait_timeout_while(gone.lock().unwrap(), Duration::from_secs(20), |gone| !*gone).unwrap();
     assert!(*gone && !wait.timed_out());
+}
+
+#[test]
+fn signals_reach_what_was_started() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path().join("coracle");
+    let mock = Arc::new(Mock::default());
+    let server = Server::start_in(&dir, Arc::clone(&mock) as Arc<dyn Handler>).unwrap();
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let mut sent = None;
+    let code = find_in(&dir, server.id()).unwrap().executed(request("forever"), [null.as_fd(); 3], |stream| {
+        sent = Some(wire::send(stream, &Request::Signal(15), &[]).is_ok());
+        Ok(())
+    });
+    assert_eq!((code.unwrap(), sent), (129, Some(true)));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    recvmsg, sendmsg,
+    recv, recvmsg, sendmsg,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -55,11 +55,14 @@ pub fn receive<M: DeserializeOwned>(stream: &UnixStream) -> io::Result<(M, Vec<O
     Ok((serde_json::from_slice(&line)?, fds))
 }
 
-/// Up to the newline. The protocol has nothing after it, so reading too much is impossible for honest peers.
+/// Up to the newline and not beyond it: what follows is the next message.
 fn read_line(mut stream: &UnixStream, line: &mut Vec<u8>) -> io::Result<()> {
     let mut chunk = [0_u8; 4096];
     while line.last() != Some(&b'\n') {
-        let got = stream.read(&mut chunk)?;
+        let (_, seen) = recv(stream, &mut chunk, RecvFlags::PEEK)?;
+        let seen = chunk.get(..seen).unwrap_or_default();
+        let wanted = seen.iter().position(|byte| *byte == b'\n').map_or(seen.len(), |at| at.saturating_add(1));
+        let got = stream.read(chunk.get_mut(..wanted).unwrap_or_default())?;
         if got == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

@@ -12,12 +12,23 @@ use coracle_kernel::fs::{FileSystem, Inode, NewNode, S_IFDIR, S_IFLNK, S_IFREG, 
 use coracle_kernel::mem::SliceSource;
 use tar::{Archive, EntryType};
 
+/// How archives begin that are packed in ways not read here.
+const FOREIGN: [(&[u8], &str, &str); 3] =
+    [(b"\xfd7zXZ\0", "xz", "xz -d"), (b"\x28\xb5\x2f\xfd", "zstd", "zstd -d"), (b"BZh", "bzip2", "bzip2 -d")];
+
 /// Reads the archive, plain or gzip, into a file system.
 pub fn unpack(path: &Path) -> io::Result<Arc<dyn FileSystem>> {
     let mut file = BufReader::new(File::open(path)?);
-    let mut magic = [0; 2];
-    let packed = file.read_exact(&mut magic).is_ok() && magic == [0x1f, 0x8b];
+    let mut magic = [0; 6];
+    let known = file.read_exact(&mut magic).is_ok();
     file.rewind()?;
+    let packed = known && magic.starts_with(&[0x1f, 0x8b]);
+    for (other, name, tool) in FOREIGN {
+        if known && magic.starts_with(other) {
+            let text = format!("it is packed with {name}; unpack it first with {tool}");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+    }
     // Read-only below the overlay, and the user's own choice: no limit.
     let fs = MemFs::new("tmpfs", make_dev(0, 69), 0o755, Budget::new(u64::MAX));
     if packed {
@@ -30,8 +41,12 @@ pub fn unpack(path: &Path) -> io::Result<Arc<dyn FileSystem>> {
 
 fn fill(fs: &Arc<MemFs>, from: impl Read) -> io::Result<()> {
     let mut archive = Archive::new(from);
-    for entry in archive.entries()? {
-        let mut entry = entry?;
+    for (index, entry) in archive.entries()?.enumerate() {
+        // The first header tells what kind of file this is; what the reader says of a stray one helps nobody.
+        let mut entry = entry.map_err(|error| match index {
+            0 => io::Error::new(io::ErrorKind::InvalidData, "it is not a tar file"),
+            _ => error,
+        })?;
         let path = entry.path()?.into_owned();
         let Some((directory, name)) = place(fs, &path)? else { continue };
         let header = entry.header();

@@ -9,8 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use coracle_kernel::abi::linux::{SIGHUP, SIGKILL};
+use coracle_kernel::abi::linux::{SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTSTP, SIGWINCH};
 use coracle_kernel::fs::PathRef;
+use coracle_kernel::fs::dev::stream::OutputLimit;
+use coracle_kernel::fs::dev::terminal;
 use coracle_kernel::task::{Cred, Process, Spawn, usage};
 use coracle_kernel::world::World;
 
@@ -32,6 +34,8 @@ pub struct Live {
     /// Where and as whom the first program started.
     pub cwd: PathRef,
     pub cred: Cred,
+    /// `--output-limit`, for all programs together.
+    pub output: Option<Arc<OutputLimit>>,
 }
 
 impl Live {
@@ -44,13 +48,13 @@ impl Live {
     fn spawn(&self, request: ExecRequest, stdio: [OwnedFd; 3]) -> Result<Arc<Process>, Error> {
         let cred = match &request.user {
             None => self.cred.clone(),
-            user => super::credentials(user.as_ref())?,
+            Some(user) => view::credentials(&self.world, user)?,
         };
         let cwd = match &request.workdir {
             None => self.cwd.clone(),
-            Some(path) => view::directory(&self.world, Path::new(path), &cred)?,
+            Some(path) => view::workdir(&self.world, Path::new(path), &cred)?,
         };
-        let files = streams::open(stdio, None, (cred.uid, cred.gid), &self.world)?;
+        let files = streams::open(stdio, self.output.clone(), (cred.uid, cred.gid), &self.world)?;
         let spawn = Spawn {
             argv: request.argv.into_iter().map(OsString::into_vec).collect(),
             env: request.env.into_iter().map(OsString::into_vec).collect(),
@@ -58,6 +62,7 @@ impl Live {
             umask: 0o022,
             cred,
             files,
+            own_session: true,
         };
         self.world.spawn(spawn).map_err(|error| Error::Program { errno: error.errno.raw(), reason: error.reason })
     }
@@ -89,7 +94,7 @@ impl Handler for Live {
         match signal {
             _ if signal == SIGKILL as i32 => self.end(),
             1..=LAST_SIGNAL => self.world.signal_tree(&self.first, signal),
-            _ => return Err(Refused(format!("there is no signal {signal}"))),
+            _ => return Err(Refused::new(format!("there is no signal {signal}"))),
         }
         Ok(())
     }
@@ -97,9 +102,10 @@ impl Handler for Live {
     fn exec(&self, request: ExecRequest, stdio: [OwnedFd; 3]) -> Result<Arc<dyn Executed>, Refused> {
         let well_formed = request.argv.iter().chain(&request.env).all(|text| !text.as_bytes().contains(&0));
         if request.argv.is_empty() || !well_formed {
-            return Err(Refused("a program, and no NUL bytes in arguments and variables, are needed".to_owned()));
+            return Err(Refused::new("a program, and no NUL bytes in arguments and variables, are needed"));
         }
-        let process = self.spawn(request, stdio).map_err(|error| Refused(error.to_string()))?;
+        let refused = |error: Error| Refused { reason: error.to_string(), code: error.exit_code() };
+        let process = self.spawn(request, stdio).map_err(refused)?;
         Ok(Arc::new(Guest { world: self.world.clone(), process }))
     }
 }
@@ -116,6 +122,22 @@ impl Executed for Guest {
         match status & 0x7f {
             0 => (status >> 8).to_le_bytes()[0],
             signal => u8::try_from(128_i32.saturating_add(signal)).unwrap_or(255),
+        }
+    }
+
+    fn signal(&self, signal: i32) -> bool {
+        if !(1..=LAST_SIGNAL).contains(&signal) {
+            return false;
+        }
+        let number = signal.unsigned_abs();
+        let from_keys = matches!(number, SIGINT | SIGQUIT | SIGWINCH | SIGTSTP | SIGCONT);
+        match from_keys.then(|| terminal::signal_session(&self.process, signal)).flatten() {
+            // A job of a shell inside stops alone.
+            Some(leader) => number == SIGTSTP && leader,
+            None => {
+                self.world.signal_tree(&self.process, signal);
+                number == SIGTSTP
+            }
         }
     }
 

@@ -6,7 +6,7 @@
 mod archive;
 mod confine;
 mod live;
-mod relay;
+pub(crate) mod relay;
 mod streams;
 mod trace;
 mod view;
@@ -23,7 +23,7 @@ use coracle_kernel::task::{Cred, Spawn};
 use coracle_kernel::world::{World, WorldConfig};
 use coracle_platform::Platform;
 
-use crate::config::{Config, PlatformChoice, User, WaitPolicy};
+use crate::config::{Config, PlatformChoice, WaitPolicy};
 use crate::control::{Place, Server};
 use crate::{Error, Lanes, Outcome, Reason, logger, startup};
 
@@ -68,6 +68,10 @@ pub fn run(
     if matches!(config.net, crate::config::Net::Host) {
         world.ipc.use_host_network();
     }
+    let cred = match &config.user {
+        None => caller(),
+        Some(user) => view::credentials(&world, user)?,
+    };
     let mut parts = view::BuiltParts { upper: &mut view.upper, budget: &view.budget };
     view::mount_all(&world, config, &cred, &mut parts)?;
     startup::step("other file systems mounted");
@@ -75,7 +79,8 @@ pub fn run(
         world.set_tracer(Arc::new(trace::Strace::new(filter.clone())));
     }
     let ended = Arc::new(Ended::default());
-    let files = streams::inherit(config.limits.output, (cred.uid, cred.gid), &world, &ended)?;
+    let output = config.limits.output.map(|bytes| streams::limit(bytes, &world, &ended));
+    let files = streams::inherit(output.clone(), (cred.uid, cred.gid), &world)?;
     let environment = config.env.resolve(std::env::vars_os());
     startup::step("standard streams taken over");
     let cwd = view::working_directory(&world, config, &cred)?;
@@ -91,6 +96,7 @@ pub fn run(
             umask: 0o022,
             cred: cred.clone(),
             files,
+            own_session: false,
         })
         .map_err(|error| Error::Program { errno: error.errno.raw(), reason: error.reason })?;
     startup::step("program runs");
@@ -103,6 +109,7 @@ pub fn run(
         started: SystemTime::now(),
         cwd,
         cred,
+        output,
     });
     // Last, because nothing waits for it: the program runs already.
     let server = place.and_then(|place| Server::start(place, live.clone()).inspect_err(unreachable).ok());
@@ -137,6 +144,7 @@ fn wait(config: &Config, world: &Arc<World>, ended: &Ended) -> coracle_kernel::w
             return end;
         }
         ended.timeout.store(true, Ordering::SeqCst);
+        log::warn!("the time is up ({:?}); SIGTERM, and SIGKILL in {:?}", timeout.after, timeout.grace);
         world.signal_all(SIGTERM as i32);
         if let Some(end) = world.wait_end(Some(timeout.grace)) {
             return end;
@@ -188,29 +196,11 @@ fn outcome(end: coracle_kernel::world::End, ended: &Ended, tally: Tally, start: 
     }
 }
 
-/// Whose rights the guest believes to have.
-fn credentials(user: Option<&User>) -> Result<Cred, Error> {
-    let own = || {
-        let groups = rustix::process::getgroups().unwrap_or_default();
-        let groups = groups.into_iter().map(rustix::process::Gid::as_raw).collect();
-        Cred::new(rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw(), groups)
-    };
-    match user {
-        None => Ok(own()),
-        Some(User::Id { uid, gid }) => Ok(Cred::new(*uid, gid.unwrap_or(*uid), Vec::new())),
-        Some(User::Name(name)) => {
-            let text = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-            let entry = text.lines().find_map(|line| {
-                let mut fields = line.split(':');
-                (fields.next() == Some(name)).then_some(())?;
-                let uid = fields.nth(1)?.parse().ok()?;
-                let gid = fields.next()?.parse().ok()?;
-                Some((uid, gid))
-            });
-            let (uid, gid) = entry.ok_or_else(|| Error::User { name: name.clone() })?;
-            Ok(Cred::new(uid, gid, Vec::new()))
-        }
-    }
+/// Without `--user` the guest believes to be whoever called.
+fn caller() -> Cred {
+    let groups = rustix::process::getgroups().unwrap_or_default();
+    let groups = groups.into_iter().map(rustix::process::Gid::as_raw).collect();
+    Cred::new(rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw(), groups)
 }
 
 fn world_config(config: &Config, cpus: Vec<usize>) -> WorldConfig {

@@ -28,6 +28,11 @@ impl Drop for Terminal {
     }
 }
 
+/// Stops this process, as the shell expects of the job that it sees.
+pub fn stop() {
+    let _ = signal_hook::low_level::raise(signal_hook::consts::SIGSTOP);
+}
+
 /// Passes signals on until it is dropped.
 pub struct Relay(Option<Handle>);
 
@@ -42,16 +47,21 @@ impl Drop for Relay {
 /// From the terminal they go to the foreground process group, or to all of the guest where there is none; others
 /// to its first program.
 pub fn start(world: &Arc<World>, first: &Arc<Process>) -> Relay {
+    let (world, first) = (Arc::downgrade(world), Arc::downgrade(first));
+    forward(move |signal| pass(&world, &first, signal))
+}
+
+/// Hands every signal that this process gets for the guest to `pass`.
+pub fn forward(pass: impl Fn(i32) + Send + 'static) -> Relay {
     let list = [SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGTSTP, SIGCONT, SIGWINCH, SIGUSR1, SIGUSR2];
     let Ok(mut signals) = Signals::new(list) else {
         log::warn!("signals will not be passed on: no handler can be installed");
         return Relay(None);
     };
     let handle = signals.handle();
-    let (world, first) = (Arc::downgrade(world), Arc::downgrade(first));
     let passing = thread::Builder::new().name("signals".into()).stack_size(128 << 10).spawn(move || {
         for signal in &mut signals {
-            pass(&world, &first, signal);
+            pass(signal);
         }
     });
     Relay(passing.is_ok().then_some(handle))
@@ -73,8 +83,7 @@ fn pass(world: &Weak<World>, first: &Weak<Process>, signal: i32) {
                 None => world.signal_all(signal),
             }
             drop((world, first));
-            // Stop as the shell expects of the job that it sees: this process.
-            let _ = signal_hook::low_level::raise(signal_hook::consts::SIGSTOP);
+            stop();
         }
         _ => world.signal_tree(&first, signal),
     }

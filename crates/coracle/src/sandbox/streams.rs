@@ -13,29 +13,35 @@ use coracle_kernel::world::World;
 use super::Ended;
 use crate::Error;
 
-/// Descriptors 0 to 2 of this process. A terminal among them becomes the controlling terminal of the first session; its node belongs to `owner`.
+/// What all inherited streams together may take. Beyond it, everything ends.
+pub fn limit(bytes: u64, world: &Arc<World>, ended: &Arc<Ended>) -> Arc<OutputLimit> {
+    let (world, ended) = (Arc::downgrade(world), ended.clone());
+    OutputLimit::new(bytes, move || {
+        if !ended.output.swap(true, Ordering::SeqCst) {
+            log::warn!("more output than --output-limit {bytes}; the run is ended");
+        }
+        if let Some(world) = world.upgrade() {
+            world.signal_all(SIGKILL as i32);
+        }
+    })
+}
+
+/// Descriptors 0 to 2 of this process. A terminal among them becomes the controlling terminal of the first session;
+/// its node belongs to `owner`.
 pub fn inherit(
-    limit: Option<u64>,
+    limit: Option<Arc<OutputLimit>>,
     owner: (u32, u32),
     world: &Arc<World>,
-    ended: &Arc<Ended>,
 ) -> Result<Vec<Arc<OpenFile>>, Error> {
-    let limit = limit.map(|bytes| {
-        let (world, ended) = (Arc::downgrade(world), ended.clone());
-        OutputLimit::new(bytes, move || {
-            ended.output.store(true, Ordering::SeqCst);
-            if let Some(world) = world.upgrade() {
-                world.signal_all(SIGKILL as i32);
-            }
-        })
-    });
     let passed = |fd: std::io::Result<OwnedFd>| fd.map_err(failed);
     let standard = [
         passed(std::io::stdin().as_fd().try_clone_to_owned())?,
         passed(std::io::stdout().as_fd().try_clone_to_owned())?,
         passed(std::io::stderr().as_fd().try_clone_to_owned())?,
     ];
-    open(standard, limit, owner, world)
+    let files = open(standard, limit, owner, world)?;
+    terminal::control_first(world, &files);
+    Ok(files)
 }
 
 /// These descriptors of the host as open files of a guest.

@@ -9,14 +9,14 @@ use coracle_kernel::fs::host::{HostFs, View};
 use coracle_kernel::fs::mem::{Budget, MemFs};
 use coracle_kernel::fs::overlay::{Kind, OverlayFs};
 use coracle_kernel::fs::{
-    self, FileSystem, MountFlags, NewNode, PathRef, Resolve, S_IFREG, Vfs, Walk, Who, make_dev, standard,
+    self, Access, FileSystem, MountFlags, NewNode, PathRef, Resolve, S_IFREG, Vfs, Walk, Who, make_dev, standard,
 };
 use coracle_kernel::task::Cred;
 use coracle_kernel::world::World;
 
 use super::{archive, bytes};
 use crate::Error;
-use crate::config::{Config, Rootfs};
+use crate::config::{Config, Rootfs, User};
 
 /// Directories of the host that look empty: homes and what daemons leave for each other.
 pub(super) const HIDDEN: [&str; 3] = ["/root", "/home", "/run"];
@@ -85,10 +85,12 @@ pub fn build(config: &Config) -> Result<Built, Error> {
             HostFs::open(Path::new("/"), &view).map_err(failed(Path::new("/")))?
         }
         Rootfs::Dir(path) => HostFs::open(path, &View::default()).map_err(failed(path))?,
-        Rootfs::Tar(path) => archive::unpack(path).map_err(|source| Error::View { path: path.clone(), source })?,
+        Rootfs::Tar(path) => {
+            archive::unpack(path).map_err(|source| Error::Archive { path: path.clone(), source })?
+        }
     };
     let root = OverlayFs::new(lower, budget.clone()).map_err(failed(Path::new("/")))?;
-    let vfs = Vfs::new(root.clone(), MountFlags::empty());
+    let vfs = Vfs::new(root.clone(), MountFlags::empty(), budget.clone());
     Ok(Built { vfs, upper: Upper(vec![(PathBuf::from("/"), root)]), budget })
 }
 
@@ -173,15 +175,76 @@ fn find(vfs: &Vfs, cred: &Cred, at: &Path) -> Result<PathRef, Errno> {
 /// Where the program starts.
 pub fn working_directory(world: &World, config: &Config, cred: &Cred) -> Result<PathRef, Error> {
     if let Some(path) = &config.workdir {
-        return directory(world, path, cred);
+        return workdir(world, path, cred);
     }
     let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
-    Ok(directory(world, &here, cred).unwrap_or_else(|_| world.vfs.mounts.root()))
+    match directory(world, &here, cred) {
+        Ok(place) => {
+            if place.inode().permission(Who { cred, task: None }, Access::READ).is_err() {
+                log::warn!(
+                    "the current directory is not readable for everybody, so not inside; \
+                     `--bind {0}:{0}:ro` shows it, `--write {0}` lets it be changed",
+                    here.display()
+                );
+            }
+            Ok(place)
+        }
+        Err(_) => Ok(world.vfs.mounts.root()),
+    }
 }
 
-/// A directory of the view.
-pub fn directory(world: &World, path: &Path, cred: &Cred) -> Result<PathRef, Error> {
-    let place = find(&world.vfs, cred, path).map_err(failed(path))?;
-    fs::walk::directory(&place).map_err(failed(path))?;
+/// A directory of the view that `--workdir` names.
+pub fn workdir(world: &World, path: &Path, cred: &Cred) -> Result<PathRef, Error> {
+    let failed = |errno: Errno| Error::Workdir {
+        path: path.to_owned(),
+        source: std::io::Error::from_raw_os_error(errno.raw()),
+    };
+    directory(world, path, cred).map_err(failed)
+}
+
+fn directory(world: &World, path: &Path, cred: &Cred) -> Result<PathRef, Errno> {
+    let place = find(&world.vfs, cred, path)?;
+    fs::walk::directory(&place)?;
     Ok(place)
+}
+
+/// The user that `--user` names, by the passwd file of the view.
+pub fn credentials(world: &World, user: &User) -> Result<Cred, Error> {
+    match user {
+        User::Id { uid, gid } => Ok(Cred::new(*uid, gid.unwrap_or(*uid), Vec::new())),
+        User::Name(name) => {
+            let text = read(world, Path::new("/etc/passwd")).unwrap_or_default();
+            let (uid, gid) = passwd_entry(&text, name).ok_or_else(|| Error::User { name: name.clone() })?;
+            Ok(Cred::new(uid, gid, Vec::new()))
+        }
+    }
+}
+
+/// Uid and gid of a user (passwd(5)).
+fn passwd_entry(passwd: &[u8], name: &str) -> Option<(u32, u32)> {
+    String::from_utf8_lossy(passwd).lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(name)).then_some(())?;
+        Some((fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?))
+    })
+}
+
+/// A file of the view, as far as a megabyte.
+fn read(world: &World, path: &Path) -> Result<Vec<u8>, Errno> {
+    let root = Cred::new(0, 0, Vec::new());
+    let place = find(&world.vfs, &root, path)?;
+    standard::contents(&place, 1 << 20)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_by_name() {
+        let passwd = b"root:x:0:0:root:/root:/bin/sh\nbad:x:y:1::/:\n\xffodd:x:3:4::/:\nme:x:7:8::/:\n";
+        assert_eq!(passwd_entry(passwd, "me"), Some((7, 8)));
+        assert_eq!(passwd_entry(passwd, "root"), Some((0, 0)));
+        assert_eq!((passwd_entry(passwd, "bad"), passwd_entry(passwd, "m")), (None, None));
+    }
 }

@@ -50,17 +50,24 @@ pub struct Vfs {
     pub watches: std::sync::Arc<inotify::Watches>,
     /// Holds files without names: memfds.
     pub memory: std::sync::Arc<mem::MemFs>,
+    /// What files in memory may hold together, and do.
+    pub budget: std::sync::Arc<mem::Budget>,
 }
 
 impl Vfs {
     /// With `root` mounted at `/`.
-    pub fn new(root: std::sync::Arc<dyn FileSystem>, flags: MountFlags) -> Vfs {
+    pub fn new(
+        root: std::sync::Arc<dyn FileSystem>,
+        flags: MountFlags,
+        budget: std::sync::Arc<mem::Budget>,
+    ) -> Vfs {
         Vfs {
             mounts: MountTable::new(root, flags),
             rename: Mutex::new(()),
             locks: Default::default(),
             watches: Default::default(),
-            memory: mem::MemFs::new("tmpfs", make_dev(0, 2), 0o1777, mem::Budget::new(u64::MAX)),
+            memory: mem::MemFs::new("tmpfs", make_dev(0, 2), 0o1777, budget.clone()),
+            budget,
         }
     }
 }

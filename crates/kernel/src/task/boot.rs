@@ -19,6 +19,7 @@ use crate::abi::linux::{
 };
 use crate::abi::types::Rlimit;
 use crate::fd::{FdEntry, FdTable, OpenFile};
+use crate::fs::dev::terminal;
 use crate::fs::{FsContext, PathRef, Resolve};
 use crate::mm::AddressSpace;
 use crate::signal;
@@ -36,6 +37,9 @@ pub struct Spawn {
     pub cred: Cred,
     /// Descriptors 0, 1, 2, …
     pub files: Vec<Arc<OpenFile>>,
+    /// It leads a session of its own, controlled by the terminal among its descriptors. Else it belongs to pid 1's
+    /// session, as if a shell had started it.
+    pub own_session: bool,
 }
 
 /// The limits that the sandbox was started with. Address space is not limited, because reservations would
@@ -148,17 +152,17 @@ impl World {
         control: Arc<dyn coracle_platform::ThreadControl>,
         mm: Arc<AddressSpace>,
     ) -> Arc<Task> {
+        let session = if spawn.own_session {
+            let terminal = Mutex::new(terminal::among(self, &spawn.files, pid));
+            Arc::new(Session { sid: pid, terminal })
+        } else {
+            init.session()
+        };
         let process = Arc::new(Process::new(Seed {
             world: self.clone(),
             pid,
-            // The session is pid 1's, as a shell's would be; the group is its own.
-            links: Links {
-                parent: Arc::downgrade(init),
-                parent_tid: 1,
-                children: Vec::new(),
-                pgid: pid,
-                session: init.session(),
-            },
+            // The group is its own.
+            links: Links { parent: Arc::downgrade(init), parent_tid: 1, children: Vec::new(), pgid: pid, session },
             signals: signal::ProcessSignals::default(),
             rlimits: inherited_rlimits(),
             mm: Some(mm.clone()),

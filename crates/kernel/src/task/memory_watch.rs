@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use coracle_platform::Usage;
+
 use super::Process;
 use crate::abi::linux::SIGKILL;
 use crate::world::World;
@@ -43,21 +45,23 @@ impl World {
         let mut seen = HashSet::new();
         let spaces = self.processes().into_iter().filter_map(|process| process.mm());
         let fresh = spaces.filter(|mm| seen.insert(Arc::as_ptr(mm) as usize));
-        fresh.map(|mm| own_memory(&mm)).fold(0, u64::saturating_add)
+        fresh.map(|mm| own_memory(&mm.space.usage())).fold(0, u64::saturating_add)
     }
 
     /// Looks once; returns milliseconds until the next look.
     fn check_memory(&self, limit: u64) -> u64 {
         let mut seen = HashSet::new();
-        let mut total = 0u64;
+        let (mut anonymous, mut shared) = (0u64, 0u64);
         let mut largest: Option<(u64, Arc<Process>)> = None;
         for process in self.processes() {
             let Some(mm) = process.mm() else { continue };
             if !seen.insert(Arc::as_ptr(&mm) as usize) {
                 continue;
             }
-            let own = own_memory(&mm);
-            total = total.saturating_add(own);
+            let used = mm.space.usage();
+            let own = own_memory(&used);
+            anonymous = anonymous.saturating_add(own.saturating_sub(used.resident_shared));
+            shared = shared.saturating_add(used.resident_shared);
             let badness = i128::from(own)
                 + i128::from(process.oom_score_adj.load(Ordering::Relaxed)) * i128::from(limit / 1000);
             let badness = u64::try_from(badness).unwrap_or(0);
@@ -65,6 +69,8 @@ impl World {
                 largest = Some((badness, process));
             }
         }
+        // Files in memory count, but what is mapped of them is among the shared pages already.
+        let total = anonymous.saturating_add(shared.max(self.vfs.budget.state().1));
         self.stats.peak_memory.fetch_max(total, Ordering::Relaxed);
         if total > limit
             && let Some((_, victim)) = largest
@@ -80,8 +86,7 @@ impl World {
 }
 
 /// Pages of files are the host's cache; it takes them back when it needs them.
-fn own_memory(mm: &crate::mm::AddressSpace) -> u64 {
-    let used = mm.space.usage();
+fn own_memory(used: &Usage) -> u64 {
     match used.resident_anonymous.saturating_add(used.resident_shared) {
         0 => used.resident,
         own => own,

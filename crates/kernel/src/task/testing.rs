@@ -32,7 +32,7 @@ pub(crate) fn world() -> Arc<World> {
         pids_limit: None,
     };
     let root = MemFs::new("tmpfs", 77, 0o777, Budget::new(u64::MAX));
-    World::new(Arc::new(MockPlatform), config, Vfs::new(root, MountFlags::empty()))
+    World::new(Arc::new(MockPlatform), config, Vfs::new(root, MountFlags::empty(), Budget::new(u64::MAX)))
 }
 
 /// One process with one thread.

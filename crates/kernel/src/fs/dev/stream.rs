@@ -50,12 +50,16 @@ impl OutputLimit {
         Arc::new(OutputLimit { left: AtomicU64::new(bytes), exceeded: Box::new(exceeded) })
     }
 
-    fn take(&self, bytes: u64) -> bool {
-        let taken = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
-        if taken.is_err() {
-            (self.exceeded)();
-        }
-        taken.is_ok()
+    /// How many of `bytes` may still be written.
+    fn take(&self, bytes: u64) -> u64 {
+        let take = |left: u64| Some(left.saturating_sub(bytes));
+        let left = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        left.unwrap_or_else(|left| left).min(bytes)
+    }
+
+    /// More was to be written than there was room for.
+    fn exceed(&self) {
+        (self.exceeded)();
     }
 }
 
@@ -187,10 +191,8 @@ impl File for HostStream {
                 return if done > 0 { Ok(done) } else { Err(Errno::EAGAIN) };
             }
             let count = from.take(buffer.get_mut(..step.min(from.remaining())).unwrap_or_default())?;
-            if self.limit.as_ref().is_some_and(|limit| !limit.take(count as u64)) {
-                return Err(Errno::EIO);
-            }
-            let mut bytes = buffer.get(..count).unwrap_or_default();
+            let allowed = self.limit.as_ref().map_or(count as u64, |limit| limit.take(count as u64));
+            let mut bytes = buffer.get(..usize::try_from(allowed).unwrap_or(count)).unwrap_or_default();
             while !bytes.is_empty() {
                 let written = if self.regular() {
                     self.at(offset.saturating_add(done as u64), |at| {
@@ -213,6 +215,10 @@ impl File for HostStream {
                 };
                 done += written;
                 bytes = bytes.get(written..).unwrap_or_default();
+            }
+            if let Some(limit) = self.limit.as_ref().filter(|_| allowed < count as u64) {
+                limit.exceed();
+                return if done > 0 { Ok(done) } else { Err(Errno::EIO) };
             }
         }
         Ok(done)
@@ -356,7 +362,8 @@ impl File for HostStream {
             FileType::CharacterDevice if self.is_terminal() => String::from("/dev/tty"),
             FileType::CharacterDevice => String::from("/dev/null"),
             FileType::Socket => format!("socket:[{}]", self.stat().map_or(0, |stat| stat.st_ino)),
-            FileType::RegularFile => String::from("/dev/stdin"),
+            // Where it is on the host is not the guest's business, and may be something else inside.
+            FileType::RegularFile => format!("file:[{}]", self.stat().map_or(0, |stat| stat.st_ino)),
             _ => format!("pipe:[{}]", self.stat().map_or(0, |stat| stat.st_ino)),
         }
     }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use super::stream::HostStream;
 use super::{Driver, standard_path};
-use crate::fd::File;
+use crate::fd::{File, OpenFile};
 use crate::fs::{Inode, NewNode, Opening, PathRef, S_IFCHR};
 use crate::signal::{self, SIG_IGN, SigInfo, Signal};
-use crate::task::{Session, Task, Terminal, exit};
+use crate::task::{Process, Session, Task, Terminal, exit};
 use crate::world::{FIRST_PID, World};
 use crate::{Errno, Result};
 
@@ -21,8 +21,7 @@ impl Driver for Inherited {
     }
 }
 
-/// Makes a terminal that was inherited known: a node under its name in `/dev`, owned by `owner`, and control of
-/// the first session. Returns its place.
+/// Makes a terminal that was inherited known: a node under its name in `/dev`, owned by `owner`. Returns its place.
 pub fn adopt(world: &Arc<World>, stream: &Arc<HostStream>, owner: (u32, u32)) -> Result<PathRef> {
     let rdev = stream.stat()?.st_rdev;
     let name = stream.terminal_name().unwrap_or_else(|| String::from("/dev/console"));
@@ -40,13 +39,37 @@ pub fn adopt(world: &Arc<World>, stream: &Arc<HostStream>, owner: (u32, u32)) ->
     };
     stream.set_node(dentry.inode());
     world.devices.register(rdev, Arc::new(Inherited(stream.clone())));
-    let session = world.init().session();
-    let mut terminal = session.terminal.lock();
-    if terminal.is_none() {
-        *terminal = Some(Terminal { rdev, foreground: FIRST_PID });
-        world.devices.set_console(rdev);
-    }
     Ok(PathRef { mount: dir.mount, dentry })
+}
+
+/// Gives the first session control of the terminal among the descriptors of its first program.
+pub fn control_first(world: &Arc<World>, files: &[Arc<OpenFile>]) {
+    let Some(terminal) = among(world, files, FIRST_PID) else { return };
+    world.devices.set_console(terminal.rdev);
+    *world.init().session().terminal.lock() = Some(terminal);
+}
+
+/// The terminal among these files as the controlling one of a new session whose leader is `pid`; not if it is
+/// another session's already.
+pub fn among(world: &World, files: &[Arc<OpenFile>], pid: u32) -> Option<Terminal> {
+    let streams = files.iter().filter_map(|file| file.file.as_any().downcast_ref::<HostStream>());
+    let rdev = streams.into_iter().find(|stream| stream.is_terminal())?.stat().ok()?.st_rdev;
+    (!is_controlling(world, rdev, pid)).then_some(Terminal { rdev, foreground: pid })
+}
+
+/// A session other than `sid` has the terminal.
+fn is_controlling(world: &World, rdev: u64, sid: u32) -> bool {
+    let mut others = world.processes().into_iter().map(|process| process.session());
+    others.any(|other| other.sid != sid && other.terminal.lock().is_some_and(|terminal| terminal.rdev == rdev))
+}
+
+/// Sends what a terminal sends to its foreground group to the one of `leader`'s session; `None` without a terminal.
+/// The value says whether the leader is in that group.
+pub fn signal_session(leader: &Process, number: i32) -> Option<bool> {
+    let foreground = (*leader.session().terminal.lock())?.foreground;
+    let signal = Signal::new(number).ok()?;
+    signal::send_to_group(&leader.world, foreground, signal, SigInfo::kernel(signal));
+    Some(leader.pgid() == foreground)
 }
 
 impl World {
@@ -139,10 +162,7 @@ pub fn acquire(task: &Arc<Task>, rdev: u64) -> Result<()> {
     if session.sid != task.pid() {
         return Err(Errno::EPERM);
     }
-    let mut others = task.world.processes().into_iter().map(|process| process.session());
-    let taken = others.any(|other| {
-        other.sid != session.sid && other.terminal.lock().is_some_and(|terminal| terminal.rdev == rdev)
-    });
+    let taken = is_controlling(&task.world, rdev, session.sid);
     let mut terminal = session.terminal.lock();
     match &*terminal {
         Some(terminal) if terminal.rdev == rdev => Ok(()),
@@ -175,7 +195,7 @@ mod tests {
 
     use super::*;
     use crate::abi::linux as l;
-    use crate::fd::{FdEntry, OpenFile};
+    use crate::fd::FdEntry;
     use crate::fs::mem::Budget;
     use crate::fs::mount_standard;
     use crate::task::testing::{Guest, MEMORY, world};

@@ -44,28 +44,11 @@ pub fn memory(world: &Arc<World>) -> Memory {
         sum.committed = sum.committed.saturating_add(used.resident_anonymous);
         sum.page_tables = sum.page_tables.saturating_add((used.resident / 512).next_multiple_of(4096));
     }
-    sum.shared = sum.shared.saturating_add(kept_in_memory(world));
+    // What is mapped of files in memory is among both.
+    sum.shared = sum.shared.max(world.vfs.budget.state().1);
     let fixed = sum.anonymous.saturating_add(sum.shared).saturating_add(sum.page_tables);
     sum.available = sum.total.saturating_sub(fixed);
     sum.free = sum.available.saturating_sub(sum.mapped);
-    sum
-}
-
-/// Bytes that the file systems in memory hold.
-fn kept_in_memory(world: &World) -> u64 {
-    let mut seen = HashSet::new();
-    let mut sum = 0_u64;
-    for mount in world.vfs.mounts.list() {
-        let kind = mount.fs.kind();
-        if (kind == "tmpfs" || kind == "overlay")
-            && seen.insert(mount.fs.dev())
-            && let Ok(size) = mount.fs.statfs()
-            && kind == "tmpfs"
-        {
-            let used = size.f_blocks.saturating_sub(size.f_bfree);
-            sum = sum.saturating_add(used.saturating_mul(u64::try_from(size.f_bsize).unwrap_or(0)));
-        }
-    }
     sum
 }
 

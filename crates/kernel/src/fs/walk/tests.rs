@@ -24,7 +24,7 @@ fn vfs() -> Vfs {
     for (name, target) in [(&b"loop"[..], &b"loop"[..]), (b"up", b"../d"), (b"s", b"d/f")] {
         root.make(name, &NewNode { target, ..new(S_IFLNK | 0o777) }).unwrap();
     }
-    let vfs = Vfs::new(fs, MountFlags::empty());
+    let vfs = Vfs::new(fs, MountFlags::empty(), Budget::new(u64::MAX));
     let place = find(&vfs, b"/m", Resolve::FOLLOW).unwrap();
     let other = MemFs::new("tmpfs", 8, 0o755, Budget::new(u64::MAX));
     other.root().make(b"inner", &new(S_IFDIR | 0o755)).unwrap();
@@ -96,7 +96,7 @@ proptest! {
         std::os::unix::fs::symlink(outside.path(), top.join("abs")).unwrap();
         std::os::unix::fs::symlink("../../..", top.join("in/up")).unwrap();
         std::os::unix::fs::symlink("in/deep", top.join("link")).unwrap();
-        let vfs = Vfs::new(HostFs::open(&top, &View::default()).unwrap(), MountFlags::empty());
+        let vfs = Vfs::new(HostFs::open(&top, &View::default()).unwrap(), MountFlags::empty(), Budget::new(u64::MAX));
         let path = format!("{}{}", if absolute { "/" } else { "" }, parts.join("/"));
         let mut how = Resolve::FOLLOW;
         how.set(Resolve::BENEATH, beneath);
