@@ -2,8 +2,6 @@
  * A bad pointer is EFAULT and never a signal, and errors come in Linux's order.
  *
  * build: dynamic static
- * fails: low an eventfd is not consumed by a read to a bad address, which Linux does
- * fails: no_access an eventfd is not consumed by a read to a bad address, which Linux does
  * fails: partial a read that faults half-way: pipes give what fits, staged reads of /dev/zero give nothing
  */
 #include "fixture.h"

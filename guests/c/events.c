@@ -1,11 +1,8 @@
-/*
- * poll, select, epoll, eventfd, timerfd, signalfd.
- *
- * fails: eventfd lseek on an eventfd says ESPIPE; Linux 6.18 says 0
- */
+/* poll, select, epoll, eventfd, timerfd, signalfd. */
 #include "fixture.h"
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/inotify.h>
 #include <sys/select.h>
 #include <sys/signalfd.h>
 #include <sys/timerfd.h>
@@ -339,4 +336,48 @@ CASE(signalfd)
 	V(epoll_ctl(ep, EPOLL_CTL_ADD, f, &e));
 	sigqueue(getpid(), SIGRTMIN, (union sigval){ .sival_int = 7 });
 	events(ep, 100);
+}
+
+/* Some files allow lseek and ignore it. */
+CASE(seeks_nowhere)
+{
+	sigset_t none;
+	sigemptyset(&none);
+	int f[] = { eventfd(1, 0), epoll_create1(0), timerfd_create(CLOCK_MONOTONIC, 0), signalfd(-1, &none, 0), inotify_init1(0), open("/dev/null", O_RDWR), open("/dev/zero", O_RDWR), open("/dev/full", O_RDWR), open("/dev/urandom", O_RDONLY) };
+	char b[8];
+
+	for (unsigned i = 0; i < sizeof(f) / sizeof(*f); i++) {
+		say("file %u", i);
+		V(lseek(f[i], 5, SEEK_SET));
+		V(lseek(f[i], -5, SEEK_SET));
+		V(lseek(f[i], 0, SEEK_END));
+		V(lseek(f[i], 3, SEEK_CUR));
+		V(lseek(f[i], 0, 9));
+		if (i > 4)
+			V(pread(f[i], b, 8, 3) > 0);
+	}
+}
+
+CASE(inotify_fdinfo)
+{
+	int i = inotify_init1(0), a = inotify_add_watch(i, ".", IN_CREATE | IN_DELETE), b = inotify_add_watch(i, "/", IN_OPEN);
+	char line[400], want[100];
+	struct stat here;
+	FILE *info;
+
+	MUST(stat(".", &here));
+	sprintf(line, "/proc/self/fdinfo/%d", i);
+	info = fopen(line, "r");
+	sprintf(want, "inotify wd:%x ino:%lx ", a, (long)here.st_ino);
+	for (int n = 0; fgets(line, sizeof(line), info); n++)
+		if (!strncmp(line, "inotify", 7)) {
+			char *mask = strstr(line, "mask:");
+			strtok(line, "\n");
+			/* Handles of nodes are not shown by every kernel. */
+			if (mask && strstr(mask, " fhandle"))
+				strcpy(strstr(mask, " fhandle"), " ");
+			if (mask && mask[strlen(mask) - 1] == ' ')
+				mask[strlen(mask) - 1] = 0;
+			say("watch %d of %d: ours %d, %s", line[11] - '0', a + b, !strncmp(line, want, strlen(want)), mask ? mask : "no mask");
+		}
 }

@@ -225,6 +225,47 @@ CASE(many)
 
 extern char **environ;
 
+/* What runs cannot be written to, and what is open for writing cannot be run. */
+CASE(text_busy)
+{
+	int w, status;
+	char copy[] = "copy";
+	char command[5000];
+	pid_t child;
+
+	V(open(self, O_WRONLY));
+	V(open(self, O_RDWR));
+	V(open(self, O_RDONLY | O_TRUNC));
+	V(truncate(self, 0));
+	snprintf(command, sizeof(command), "cp '%s' copy && chmod 755 copy", self);
+	MUST(system(command));
+	w = open(copy, O_WRONLY);
+	V(execve("./copy", ARGS("x", "seven"), NULL));
+	close(w);
+	MUST(system("cp /bin/sleep sleeper"));
+	child = fork();
+	if (!child) {
+		execl("./sleeper", "sleeper", "100", NULL);
+		_exit(1);
+	}
+	for (int i = 0; i < 1000; i++) {
+		char where[40], exe[4096] = "";
+		sprintf(where, "/proc/%d/exe", child);
+		if (readlink(where, exe, sizeof(exe) - 1) > 0 && strstr(exe, "sleeper"))
+			break;
+		usleep(2000);
+	}
+	V(open("sleeper", O_WRONLY));
+	V(access("sleeper", W_OK));
+	V(chmod("sleeper", 0700));
+	V(rename("sleeper", "moved"));
+	V(open("moved", O_WRONLY | O_APPEND));
+	kill(child, SIGKILL);
+	V(waitpid(child, &status, 0) == child);
+	w = open("moved", O_WRONLY);
+	say("afterwards %d", w >= 0);
+}
+
 int main(int argc, char **argv)
 {
 	const char *what = argc > 1 ? argv[1] : "";

@@ -354,3 +354,68 @@ CASE(pdeathsig)
 	close(p[1]);
 	V(read(p[0], &c, 1));
 }
+
+/* Pid 1 can be asked like any other. */
+CASE(pid_one)
+{
+	struct sched_param param = { 7 };
+	struct rlimit limit = { 0, 0 };
+	cpu_set_t cpus;
+	uint32_t header[2] = { 0x20080522, 1 }, data[6];
+
+	V(syscall(SYS_sched_getscheduler, 1));
+	V(sched_getparam(1, &param));
+	say("priority %d", param.sched_priority);
+	V(sched_getaffinity(1, sizeof(cpus), &cpus) >= 0);
+	V(getpriority(PRIO_PROCESS, 1));
+	V(syscall(SYS_prlimit64, 1, RLIMIT_NOFILE, NULL, &limit));
+	say("limited %d", limit.rlim_cur > 0);
+	V(syscall(SYS_capget, header, data));
+	V(kill(1, 0));
+	V(getpgid(1) >= 0);
+	V(getsid(1) >= 0);
+}
+
+/* An open /proc/PID stands for the process. */
+CASE(pidfd_of_proc)
+{
+	char name[40];
+	int status, fd, file;
+	pid_t child = fork();
+
+	if (!child)
+		for (;;)
+			pause();
+	sprintf(name, "/proc/%d", child);
+	fd = open(name, O_DIRECTORY | O_CLOEXEC);
+	strcat(name, "/stat");
+	file = open(name, O_RDONLY);
+	V(syscall(SYS_pidfd_send_signal, file, 0, NULL, 0));
+	V(syscall(SYS_pidfd_send_signal, fd, 0, NULL, 0));
+	V(syscall(SYS_pidfd_send_signal, fd, SIGTERM, NULL, 0));
+	V(waitpid(child, &status, 0) == child);
+	say("died of %s", signame(WTERMSIG(status)));
+	V(syscall(SYS_pidfd_send_signal, fd, 0, NULL, 0));
+}
+
+/* What was read and written is counted. */
+CASE(io_counters)
+{
+	long seen[2][4];
+	char b[1000], *line = b;
+	int zero = open("/dev/zero", O_RDONLY), null = open("/dev/null", O_WRONLY);
+
+	for (int i = 0; i < 2; i++) {
+		int f = open("/proc/self/io", O_RDONLY);
+		MUST(read(f, b, sizeof(b)) > 0 ? 0 : -1);
+		MUST(sscanf(line, "rchar: %ld wchar: %ld syscr: %ld syscw: %ld", &seen[i][0], &seen[i][1], &seen[i][2], &seen[i][3]) == 4 ? 0 : -1);
+		close(f);
+		if (!i) {
+			struct iovec v[2] = { { b, 500 }, { b, 500 } };
+			say("%zd %zd %zd", read(zero, b, 1000), pread(zero, b, 10, 0), readv(zero, v, 2));
+			say("%zd %zd", write(null, b, 700), writev(null, v, 2));
+		}
+	}
+	/* The second look counts the first one's bytes, and the lines said meanwhile are written. */
+	say("reads %ld, at least %d bytes; writes %ld", seen[1][2] - seen[0][2], seen[1][0] - seen[0][0] >= 2010, (seen[1][3] - seen[0][3]) >= 2);
+}

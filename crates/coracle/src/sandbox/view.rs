@@ -104,8 +104,11 @@ pub fn mount_all(
     fs::mount_standard(world, built.budget).map_err(failed(Path::new("/proc, /dev and /sys")))?;
     for (minor, place) in (70..).zip(PRIVATE) {
         let tmp = MemFs::new("tmpfs", make_dev(0, minor), 0o1777, built.budget.clone());
-        standard::mount(world, place, tmp, MountFlags::NOSUID | MountFlags::NODEV)
+        standard::mount(world, place, tmp.clone(), MountFlags::NOSUID | MountFlags::NODEV)
             .map_err(failed(Path::new(place)))?;
+        if place == "/tmp" {
+            name_host(world, config, cred, &tmp)?;
+        }
     }
     if let Some(here) = current_directory(config) {
         // The current directory is shown even where its surroundings are hidden; writes stay in memory.
@@ -119,6 +122,22 @@ pub fn mount_all(
         let host = HostFs::open(&bind.src, &View::default()).map_err(failed(&bind.src))?;
         let flags = if bind.read_only { MountFlags::RDONLY } else { MountFlags::empty() };
         mount(world, cred, host, &bind.dst, flags)?;
+    }
+    Ok(())
+}
+
+/// The name of the sandbox where programs look for it, over what the host or an image says of theirs.
+fn name_host(world: &World, config: &Config, cred: &Cred, tmp: &MemFs) -> Result<(), Error> {
+    let name = &config.hostname;
+    let hosts = format!("127.0.0.1\tlocalhost\n127.0.1.1\t{name}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    for (at, text) in [("/etc/hosts", hosts), ("/etc/hostname", format!("{name}\n"))] {
+        let at = Path::new(at);
+        if let Ok(place) = find(&world.vfs, cred, at)
+            && place.inode().kind() == S_IFREG
+        {
+            let file = tmp.single_file(0o644, text.as_bytes()).map_err(failed(at))?;
+            world.vfs.mounts.mount(file, &place, MountFlags::NOSUID | MountFlags::NODEV).map_err(failed(at))?;
+        }
     }
     Ok(())
 }

@@ -56,6 +56,11 @@ pub trait File: Send + Sync + 'static {
         false
     }
 
+    /// `lseek` succeeds, and stays at 0 whatever is asked (`noop_llseek()`, `null_lseek()`).
+    fn seeks_nowhere(&self) -> bool {
+        false
+    }
+
     /// The new position for `lseek(offset, whence)` with `current` as the present one.
     fn seek(&self, _current: u64, _offset: i64, _whence: u32) -> Result<u64> {
         Err(Errno::ESPIPE)

@@ -4,6 +4,7 @@
 
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
+use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -227,7 +228,29 @@ impl Drop for Inotify {
     }
 }
 
+impl Inotify {
+    /// Its watches: descriptor, mask, node.
+    fn watched(&self) -> Vec<(i32, u32, Id)> {
+        let nodes = self.table.by_node.lock();
+        let own = |watch: &&Watch| std::ptr::eq(watch.instance.as_ptr(), self);
+        let all = nodes.iter().flat_map(|(id, list)| list.iter().filter(own).map(|watch| (watch, *id)));
+        let mut list: Vec<_> = all.map(|(watch, id)| (watch.wd, watch.mask, id)).collect();
+        // The latest first, as Linux keeps them.
+        list.sort_unstable_by(|a, b| b.cmp(a));
+        list
+    }
+}
+
 impl File for Inotify {
+    /// `inotify_fdinfo()` in fs/notify/fdinfo.c, without the handle of the node.
+    fn fdinfo(&self, text: &mut String) {
+        for (wd, mask, (dev, ino)) in self.watched() {
+            let (major, minor) = super::split_dev(dev);
+            let sdev = u64::from(major) << 20 | u64::from(minor);
+            let _ = writeln!(text, "inotify wd:{wd:x} ino:{ino:x} sdev:{sdev:x} mask:{mask:x} ignored_mask:0 ");
+        }
+    }
+
     /// As many whole events as fit; `EINVAL` if not even the first does.
     fn read(&self, _io: &Io<'_>, _offset: u64, into: &mut dyn Sink) -> Result<usize> {
         let mut state = self.state.lock();
@@ -250,6 +273,10 @@ impl File for Inotify {
         }
         drop(state);
         into.put(&bytes)
+    }
+
+    fn seeks_nowhere(&self) -> bool {
+        true
     }
 
     fn poll(&self, table: &mut PollTable) -> Events {

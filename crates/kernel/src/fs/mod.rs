@@ -24,6 +24,7 @@ pub mod proc;
 pub mod standard;
 pub mod synth;
 pub mod sys;
+pub mod text;
 pub mod walk;
 
 pub use context::FsContext;
@@ -50,6 +51,8 @@ pub struct Vfs {
     pub watches: std::sync::Arc<inotify::Watches>,
     /// Holds files without names: memfds.
     pub memory: std::sync::Arc<mem::MemFs>,
+    /// Programs that run.
+    pub texts: std::sync::Arc<text::Texts>,
     /// What files in memory may hold together, and do.
     pub budget: std::sync::Arc<mem::Budget>,
 }
@@ -67,6 +70,7 @@ impl Vfs {
             locks: Default::default(),
             watches: Default::default(),
             memory: mem::MemFs::new("tmpfs", make_dev(0, 2), 0o1777, budget.clone()),
+            texts: Default::default(),
             budget,
         }
     }

@@ -44,12 +44,13 @@ impl File for EventFd {
             return Err(Errno::EAGAIN);
         }
         let value = if self.semaphore { 1 } else { *count };
-        if into.put(&value.to_ne_bytes())? < 8 {
-            return Err(Errno::EFAULT);
-        }
         *count -= value;
         drop(count);
         self.writable.wake_all();
+        // It is taken even if it cannot be told (eventfd_read()).
+        if into.put(&value.to_ne_bytes())? < 8 {
+            return Err(Errno::EFAULT);
+        }
         Ok(8)
     }
 
@@ -73,6 +74,10 @@ impl File for EventFd {
         drop(count);
         self.readable.wake_all();
         Ok(8)
+    }
+
+    fn seeks_nowhere(&self) -> bool {
+        true
     }
 
     fn poll(&self, table: &mut PollTable) -> Events {

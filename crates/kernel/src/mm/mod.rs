@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 
 use crate::fd::OpenFile;
 use crate::fs::PathRef;
+use crate::fs::text::Text;
 
 pub use maps::{MapEntry, MapName};
 
@@ -46,6 +47,8 @@ pub struct Image {
     pub exe: Vec<u8>,
     /// The opened program, for `/proc/PID/exe`.
     pub exe_file: Option<Arc<OpenFile>>,
+    /// Keeps others from writing to it.
+    pub text: Option<Arc<Text>>,
     /// Addresses of the argument strings: start, end.
     pub args: (u64, u64),
     /// Addresses of the environment strings: start, end.

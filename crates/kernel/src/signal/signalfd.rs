@@ -113,6 +113,10 @@ impl File for SignalFd {
         if done == 0 { Err(Errno::EAGAIN) } else { Ok(done) }
     }
 
+    fn seeks_nowhere(&self) -> bool {
+        true
+    }
+
     fn poll(&self, table: &mut PollTable) -> Events {
         let Some(owner) = self.owner.upgrade() else { return Events::empty() };
         table.watch(&owner.signals.arrived);

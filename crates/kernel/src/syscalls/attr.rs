@@ -301,6 +301,7 @@ fn truncate(cx: &mut Ctx<'_>, path: Addr, len: i64) -> SysResult {
     let cred = cx.task.cred();
     inode.permission(crate::fs::Who { cred: &cred, task: Some(&cx.task) }, Access::WRITE)?;
     let len = length(cx, len)?;
+    cx.task.world.vfs.texts.may_write(inode)?;
     inode.set_attr(&SetAttr { size: Some(len), ..SetAttr::default() })?;
     inotify::event(&cx.task.world.vfs, &place, inotify::IN_MODIFY);
     Ok(0)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::abi::linux::{RLIM_NLIMITS, RLIMIT_CPU, RLIMIT_NICE, RLIMIT_NOFILE};
 use crate::abi::types::{Rlimit, Tms};
 use crate::call::{Addr, Ctx};
-use crate::task::{Caps, Process, Task, cpu_limit, usage};
+use crate::task::{Caps, Cred, Process, Task, cpu_limit, usage};
 use crate::{Errno, Result, SysResult};
 
 crate::calls! {
@@ -63,14 +63,19 @@ fn setrlimit(cx: &mut Ctx<'_>, which: u32, from: u64) -> SysResult {
 
 fn prlimit64(cx: &mut Ctx<'_>, pid: i32, which: u32, new: Addr, old: Addr) -> SysResult {
     let new: Option<Rlimit> = new.non_null().map(|new| cx.mem().read(new)).transpose()?;
-    let target = match pid {
-        0 => cx.task.clone(),
-        pid => cx.task.world.task(pid as u32).ok_or(Errno::ESRCH)?,
+    let world = &cx.task.world;
+    let (process, cred) = match pid {
+        0 => (cx.task.process.clone(), cx.task.cred()),
+        // The kernel's own, without a thread.
+        1 => (world.init(), Arc::new(Cred::new(0, 0, Vec::new()))),
+        pid => world.task(pid as u32).map(|task| (task.process.clone(), task.cred())).ok_or(Errno::ESRCH)?,
     };
-    may_limit(&cx.task, &target)?;
+    if pid != 0 {
+        may_limit(&cx.task, &cred)?;
+    }
     let before = match new {
-        Some(new) => set(cx, &target.process, which, new)?,
-        None => get(&target.process, which)?,
+        Some(new) => set(cx, &process, which, new)?,
+        None => get(&process, which)?,
     };
     if let Some(old) = old.non_null() {
         cx.mem().write(old, &before)?;
@@ -79,11 +84,8 @@ fn prlimit64(cx: &mut Ctx<'_>, pid: i32, which: u32, new: Addr, old: Addr) -> Sy
 }
 
 /// `check_prlimit_permission()`.
-fn may_limit(task: &Task, target: &Task) -> Result<()> {
-    if std::ptr::eq(task, target) {
-        return Ok(());
-    }
-    let (mine, theirs) = (task.cred(), target.cred());
+fn may_limit(task: &Task, theirs: &Cred) -> Result<()> {
+    let mine = task.cred();
     let same = [theirs.uid, theirs.euid, theirs.suid].iter().all(|uid| *uid == mine.uid)
         && [theirs.gid, theirs.egid, theirs.sgid].iter().all(|gid| *gid == mine.gid);
     if same || mine.capable(Caps::SYS_RESOURCE) { Ok(()) } else { Err(Errno::EPERM) }
@@ -150,7 +152,9 @@ fn threads(cx: &Ctx<'_>, which: u32, who: i32) -> Result<Vec<Arc<Task>>> {
 /// The raw call answers 20 less the nice value, so that it is never negative.
 fn getpriority(cx: &mut Ctx<'_>, which: u32, who: i32) -> SysResult {
     let threads = threads(cx, which, who)?;
-    let best = threads.iter().map(|task| 20 - task.sched.lock().nice).max().ok_or(Errno::ESRCH)?;
+    let best = threads.iter().map(|task| 20 - task.sched.lock().nice).max();
+    // Pid 1 is the kernel's own, without a thread.
+    let best = best.or(((which, who) == (PRIO_PROCESS, 1)).then_some(20)).ok_or(Errno::ESRCH)?;
     Ok(best.unsigned_abs().into())
 }
 

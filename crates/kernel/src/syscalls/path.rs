@@ -350,6 +350,9 @@ pub fn open_place(env: &Env, place: &PathRef, flags: u32, made: bool) -> Result<
             return Err(Errno::EPERM);
         }
     }
+    if writes && kind == S_IFREG {
+        env.vfs().texts.may_write(inode)?;
+    }
     let file = match kind {
         S_IFSOCK if inode.slot().is_some() => return Err(Errno::ENXIO),
         S_IFIFO if inode.slot().is_some() => {

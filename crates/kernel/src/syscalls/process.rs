@@ -9,7 +9,7 @@ use crate::abi::linux::{
 use crate::abi::types::Rusage;
 use crate::call::{Addr, After, Ctx, Fd};
 use crate::fd::FdEntry;
-use crate::fs::Resolve;
+use crate::fs::{Resolve, proc};
 use crate::signal::info::SI_TKILL;
 use crate::signal::{self, SigInfo, Signal};
 use crate::task::clone::{self, CloneArgs};
@@ -416,8 +416,13 @@ fn pidfd_send_signal(cx: &mut Ctx<'_>, pidfd: Fd, number: i32, info: Addr, flags
         return Err(Errno::EINVAL);
     }
     let file = cx.file(pidfd)?;
-    let pidfd = PidFd::of(&file)?;
-    let own = pidfd.process().is_ok_and(|process| std::sync::Arc::ptr_eq(&process, &cx.task.process));
+    // An open /proc/PID will do as well.
+    let target = match proc::process_of(&file) {
+        Some(process) if process.is_reaped() => Err(Errno::ESRCH),
+        Some(process) => Ok(process),
+        None => PidFd::of(&file)?.process(),
+    };
+    let own = target.as_ref().is_ok_and(|process| std::sync::Arc::ptr_eq(process, &cx.task.process));
     let info = match info.non_null() {
         None => None,
         Some(info) => {
@@ -431,7 +436,7 @@ fn pidfd_send_signal(cx: &mut Ctx<'_>, pidfd: Fd, number: i32, info: Addr, flags
             Some(info)
         }
     };
-    let process = pidfd.process()?;
+    let process = target?;
     let signal = Signal::or_probe(number)?;
     signal::check_permission(&cx.task, &process, signal)?;
     if let Some(signal) = signal {

@@ -87,7 +87,14 @@ enum At {
     Offset(u64),
 }
 
+/// vfs_read() and its accounting.
 fn read_with(cx: &mut Ctx<'_>, file: &Arc<OpenFile>, ranges: Ranges, at: At, rwf: u32) -> SysResult {
+    let result = read_ranges(cx, file, ranges, at, rwf);
+    cx.task.process.io.read(result.unwrap_or(0));
+    result
+}
+
+fn read_ranges(cx: &mut Ctx<'_>, file: &Arc<OpenFile>, ranges: Ranges, at: At, rwf: u32) -> SysResult {
     let events = Events::READ;
     let flags = file.flags() | if rwf & RWF_NOWAIT != 0 { O_NONBLOCK } else { 0 };
     let attempt = |cx: &mut Ctx<'_>, offset: u64| -> Result<usize> {
@@ -190,7 +197,14 @@ pub fn exceeds_file_size(task: &Arc<Task>) {
     crate::signal::send_kernel(&task.process, crate::abi::linux::SIGXFSZ as i32);
 }
 
-fn write_with(cx: &mut Ctx<'_>, file: &Arc<OpenFile>, mut ranges: Ranges, at: At, rwf: u32) -> SysResult {
+/// vfs_write() and its accounting.
+fn write_with(cx: &mut Ctx<'_>, file: &Arc<OpenFile>, ranges: Ranges, at: At, rwf: u32) -> SysResult {
+    let result = write_ranges(cx, file, ranges, at, rwf);
+    cx.task.process.io.wrote(result.unwrap_or(0));
+    result
+}
+
+fn write_ranges(cx: &mut Ctx<'_>, file: &Arc<OpenFile>, mut ranges: Ranges, at: At, rwf: u32) -> SysResult {
     let mut flags = file.flags();
     if rwf & RWF_NOWAIT != 0 {
         flags |= O_NONBLOCK;
@@ -355,6 +369,9 @@ fn lseek(cx: &mut Ctx<'_>, fd: Fd, offset: i64, whence: u32) -> SysResult {
     }
     if whence > SEEK_HOLE {
         return Err(Errno::EINVAL);
+    }
+    if file.file.seeks_nowhere() {
+        return Ok(0);
     }
     if !file.file.seekable() {
         return Err(Errno::ESPIPE);

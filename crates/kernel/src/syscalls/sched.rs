@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::call::{Addr, Ctx};
-use crate::task::{Caps, Task};
+use crate::task::{Caps, Sched, Task};
 use crate::{Errno, Result, SysResult};
 
 crate::calls! {
@@ -37,6 +37,14 @@ fn target(cx: &Ctx<'_>, pid: i32) -> Result<Arc<Task>> {
     match pid {
         0 => Ok(cx.task.clone()),
         pid => cx.task.world.task(pid as u32).ok_or(Errno::ESRCH),
+    }
+}
+
+/// What `pid` is scheduled by. Pid 1 is the kernel's own, without a thread, and as every process begins.
+fn sched_of(cx: &Ctx<'_>, pid: i32) -> Result<Sched> {
+    match pid {
+        1 => Ok(Sched::new(&cx.task.world.config)),
+        pid => target(cx, pid).map(|task| task.sched.lock().clone()),
     }
 }
 
@@ -105,7 +113,7 @@ fn sched_getparam(cx: &mut Ctx<'_>, pid: i32, param: Addr) -> SysResult {
     if param.non_null().is_none() || pid < 0 {
         return Err(Errno::EINVAL);
     }
-    let priority = target(cx, pid)?.sched.lock().priority;
+    let priority = sched_of(cx, pid)?.priority;
     cx.mem().write(param.0, &priority)?;
     Ok(0)
 }
@@ -114,8 +122,7 @@ fn sched_getscheduler(cx: &mut Ctx<'_>, pid: i32) -> SysResult {
     if pid < 0 {
         return Err(Errno::EINVAL);
     }
-    let task = target(cx, pid)?;
-    let sched = task.sched.lock();
+    let sched = sched_of(cx, pid)?;
     Ok(u64::from(sched.policy | if sched.reset_on_fork { SCHED_RESET_ON_FORK } else { 0 }))
 }
 
@@ -139,7 +146,7 @@ fn sched_rr_get_interval(cx: &mut Ctx<'_>, pid: i32, to: u64) -> SysResult {
     if pid < 0 {
         return Err(Errno::EINVAL);
     }
-    let policy = target(cx, pid)?.sched.lock().policy;
+    let policy = sched_of(cx, pid)?.policy;
     let tv_nsec = match policy {
         SCHED_RR => 100_000_000,
         SCHED_FIFO => 0,
@@ -178,7 +185,7 @@ fn sched_getattr(cx: &mut Ctx<'_>, pid: i32, attr: Addr, size: u32, flags: u32) 
     if attr.non_null().is_none() || pid < 0 || !(48..=4096).contains(&size) || flags != 0 {
         return Err(Errno::EINVAL);
     }
-    let sched = target(cx, pid)?.sched.lock().clone();
+    let sched = sched_of(cx, pid)?;
     let size = size.min(56);
     let nice = if is_realtime(sched.policy) { 0 } else { sched.nice as u32 };
     let words = [size, sched.policy, u32::from(sched.reset_on_fork), 0, nice, sched.priority as u32];
@@ -199,7 +206,7 @@ fn sched_getaffinity(cx: &mut Ctx<'_>, pid: i32, size: u32, to: u64) -> SysResul
     if (size as usize) < bytes || !size.is_multiple_of(8) {
         return Err(Errno::EINVAL);
     }
-    let cpus = target(cx, pid)?.sched.lock().affinity.clone();
+    let cpus = sched_of(cx, pid)?.affinity;
     let mut mask = vec![0u8; bytes];
     for cpu in cpus {
         if let Some(byte) = mask.get_mut(cpu / 8) {

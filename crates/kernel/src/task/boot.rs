@@ -295,7 +295,7 @@ impl Task {
 
 impl Sched {
     /// Ordinary scheduling on every CPU that is granted.
-    fn new(config: &crate::world::WorldConfig) -> Sched {
+    pub(crate) fn new(config: &crate::world::WorldConfig) -> Sched {
         Sched {
             policy: 0,
             priority: 0,

@@ -257,6 +257,7 @@ fn describe(
     Memory {
         exe: program.file.path.as_ref().map(|path| path.path_from(&root).0).unwrap_or_default(),
         exe_file: Some(program.file.clone()),
+        text: program.file.path.as_ref().map(|place| task.world.vfs.texts.claim(place.inode())),
         args: (stack.args.start, stack.args.end),
         env: (stack.env.start, stack.env.end),
         auxv: stack.saved_auxv.chunks_exact(16).map(pair).collect(),

@@ -1,6 +1,6 @@
 //! A process: what Linux calls a thread group, with its `signal_struct`.
 
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -107,12 +107,37 @@ pub struct Process {
     pub oom_score_adj: AtomicI32,
     /// personality(2).
     pub personality: AtomicU32,
+    /// What its calls have moved (`/proc/PID/io`).
+    pub io: Moved,
     /// What threads that are gone have used.
     pub(super) dead_threads: Mutex<Rusage>,
     /// What children that were waited for have used (`RUSAGE_CHILDREN`).
     pub(super) dead_children: Mutex<Rusage>,
     /// The parent sleeps in vfork until this is fulfilled.
     pub(super) vfork: Mutex<Option<Arc<super::Vfork>>>,
+}
+
+/// Bytes and calls of `read` and `write` and their kin (`task_io_accounting`, include/linux/task_io_accounting.h).
+#[derive(Default)]
+pub struct Moved {
+    pub bytes_read: AtomicU64,
+    pub bytes_written: AtomicU64,
+    pub reads: AtomicU64,
+    pub writes: AtomicU64,
+}
+
+impl Moved {
+    /// A call that read as many bytes (`add_rchar()`, `inc_syscr()`).
+    pub fn read(&self, bytes: u64) {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.bytes_read.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// A call that wrote as many bytes.
+    pub fn wrote(&self, bytes: u64) {
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        self.bytes_written.fetch_add(bytes, Ordering::Relaxed);
+    }
 }
 
 /// What a process is made from.
@@ -158,6 +183,7 @@ impl Process {
             did_exec: AtomicBool::new(false),
             oom_score_adj: AtomicI32::new(seed.oom_score_adj),
             personality: AtomicU32::new(seed.personality),
+            io: Moved::default(),
             dead_threads: Mutex::default(),
             dead_children: Mutex::default(),
             vfork: Mutex::default(),

@@ -69,6 +69,10 @@ impl File for TimerFd {
         if into.put(&ticks.to_ne_bytes())? < 8 { Err(Errno::EFAULT) } else { Ok(8) }
     }
 
+    fn seeks_nowhere(&self) -> bool {
+        true
+    }
+
     fn poll(&self, table: &mut PollTable) -> Events {
         table.watch(&self.shared.queue);
         if *self.shared.expired.lock() { Events::READ } else { Events::empty() }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::abi::linux::{SEEK_CUR, SEEK_END, SEEK_SET};
 use crate::abi::types::Stat;
 use crate::call::{Addr, Ctx};
 use crate::fd::{File, Io, Mapped};
@@ -122,12 +121,9 @@ impl File for CharFile {
         true
     }
 
-    /// `null_lseek()` goes to 0 whatever is asked; random devices stay where they are (`noop_llseek()`).
-    fn seek(&self, current: u64, _offset: i64, whence: u32) -> Result<u64> {
-        match (self.which, whence) {
-            (_, SEEK_SET | SEEK_CUR | SEEK_END) if self.which == Char::Random => Ok(current),
-            _ => Ok(0),
-        }
+    /// `null_lseek()`, and `noop_llseek()` of random devices, which never leave the start.
+    fn seeks_nowhere(&self) -> bool {
+        true
     }
 
     fn pollable(&self) -> bool {

@@ -20,6 +20,7 @@ use crate::abi::PAGE_SIZE;
 use crate::abi::linux::{RENAME_EXCHANGE, RENAME_NOREPLACE, XATTR_CREATE, XATTR_REPLACE};
 use crate::abi::types::{Stat, Statfs, Timespec};
 use crate::fd::File;
+use crate::mem::SliceSource;
 use crate::{Errno, Result};
 
 pub use data::{Budget, Data};
@@ -95,6 +96,14 @@ impl MemFs {
         let new = NewNode { mode: S_IFDIR | mode, uid: 0, gid: 0, rdev: 0, target: b"" };
         let root = MemInode::build(&shared, &new);
         Arc::new(MemFs { shared, root, kind })
+    }
+
+    /// One file that holds `text`, to be mounted over another; it shares identity and room with this file system.
+    pub fn single_file(&self, mode: u32, text: &[u8]) -> Result<Arc<MemFs>> {
+        let new = NewNode { mode: S_IFREG | mode, uid: 0, gid: 0, rdev: 0, target: b"" };
+        let root = self.shared.new_node(&new)?;
+        root.data().ok_or(Errno::EINVAL)?.append(&mut SliceSource(text))?;
+        Ok(Arc::new(MemFs { shared: self.shared.clone(), root, kind: self.kind }))
     }
 
     /// The root as what it is.

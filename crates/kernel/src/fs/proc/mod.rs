@@ -23,6 +23,7 @@ mod sysvipc;
 #[cfg(test)]
 mod tests;
 
+use std::any::Any;
 use std::sync::Arc;
 
 pub use access::may_read;
@@ -34,6 +35,7 @@ pub use status::{cpu_list, cpu_mask};
 
 use super::synth::{About, Entry, Mounted, Names, Node, Rules, What};
 use super::{Access, FileSystem, S_IFDIR, Target, Who, make_dev};
+use crate::fd::OpenFile;
 use crate::task::{Process, Task};
 use crate::world::World;
 use crate::{Errno, Result};
@@ -70,6 +72,14 @@ const PIDS: Names = Names { list: list_pids, find: find_pid, kind: S_IFDIR };
 
 fn list_pids(about: &About) -> Result<Vec<String>> {
     Ok(about.world.processes().iter().map(|process| process.pid.to_string()).collect())
+}
+
+/// The process that an open `/proc/PID` is about (`tgid_pidfd_to_pid()`).
+pub fn process_of(file: &OpenFile) -> Option<Arc<Process>> {
+    let place = file.path.as_ref()?;
+    let inode: &dyn Any = &**place.inode();
+    let node = inode.downcast_ref::<Node>().filter(|node| std::ptr::eq(node.entry, &pid::DIR))?;
+    node.about().ok()?.process
 }
 
 /// A number as Linux takes it for a name: no sign, no leading zero (`name_to_int()`, fs/proc/util.c).

@@ -1,6 +1,6 @@
 //! `/proc/PID`: the tables, and the files that are a line or two.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Entry, Names, What, access, fds, limits, line, maps, memory, net, stat, status, subject};
 use crate::abi::linux::SCHED_IDLE;
@@ -185,11 +185,16 @@ fn show_wchan(about: &About, _who: Who<'_>) -> Result<Vec<u8>> {
 fn show_io(about: &About, who: Who<'_>) -> Result<Vec<u8>> {
     let process = about.live()?;
     access::may_read(who, process).map_err(|_| Errno::EACCES)?;
-    // Bytes are not counted per task (as without CONFIG_TASK_XACCT); blocks are, where the host tells.
+    let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
+    let io = &process.io;
     let used = usage::of_process(process);
     let bytes = |blocks: i64| blocks.saturating_mul(512);
     let text = format!(
-        "rchar: 0\nwchar: 0\nsyscr: 0\nsyscw: 0\nread_bytes: {}\nwrite_bytes: {}\ncancelled_write_bytes: 0\n",
+        "rchar: {}\nwchar: {}\nsyscr: {}\nsyscw: {}\nread_bytes: {}\nwrite_bytes: {}\ncancelled_write_bytes: 0\n",
+        count(&io.bytes_read),
+        count(&io.bytes_written),
+        count(&io.reads),
+        count(&io.writes),
         bytes(used.ru_inblock),
         bytes(used.ru_oublock)
     );

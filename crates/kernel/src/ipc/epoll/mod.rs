@@ -284,6 +284,10 @@ impl Drop for Epoll {
 }
 
 impl File for Epoll {
+    fn seeks_nowhere(&self) -> bool {
+        true
+    }
+
     /// Ready to read when an item is: nested epolls.
     fn poll(&self, table: &mut PollTable) -> Events {
         self.watch(table);

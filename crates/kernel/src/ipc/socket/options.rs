@@ -96,6 +96,14 @@ impl Options {
         self.0.lock().receive_buffer
     }
 
+    /// Sizes of the buffers for sending and receiving that the program has chosen, if it has: where it has not,
+    /// Linux finds them out by itself.
+    pub fn chosen_buffers(&self) -> (Option<usize>, Option<usize>) {
+        let values = self.0.lock();
+        let chosen = |size: usize| (size != DEFAULT_BUFFER).then_some(size);
+        (chosen(values.send_buffer), chosen(values.receive_buffer))
+    }
+
     /// `SO_SNDBUF` as counted.
     pub fn send_buffer(&self) -> usize {
         self.0.lock().send_buffer

@@ -8,42 +8,37 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 
 use super::address::{Endpoint, family};
+use super::core::Core;
 use super::lo;
-use super::ports::{Binding, Owner, Space};
-use super::settings::{IPPROTO_IPV6, IPV6_V6ONLY, Settings};
-use crate::abi::net::{AF_INET6, AF_UNSPEC, MSG_NOSIGNAL, MSG_OOB, SO_REUSEADDR, SO_REUSEPORT, SOL_SOCKET};
+use super::ports::{Owner, Space};
+use crate::abi::net::{AF_UNSPEC, MSG_NOSIGNAL, MSG_OOB};
 use crate::call::Ctx;
 use crate::ipc::glue;
 use crate::ipc::socket::inbox::take_bytes;
 use crate::ipc::socket::unix::SOMAXCONN;
 use crate::ipc::socket::{Account, Inbox, Incoming, Kind, Options, Outgoing, Packet, Shut, Socket};
-use crate::task::Caps;
-use crate::wait::{Events, PollTable, WaitQueue};
+use crate::wait::{Events, PollTable};
 use crate::{Errno, Result, SysResult};
 
 /// Bytes that a connection holds in each direction, about what Linux grows its buffers to.
 const BUFFER: usize = 2_500_000;
+/// One side's part of that when the other side's is chosen (`tcp_wmem`, `tcp_rmem`).
+const SEND_BUFFER: usize = 87_040;
+const RECEIVE_BUFFER: usize = 131_072;
 /// Bytes of one packet.
 const CHUNK: usize = 65536;
 
 /// One socket.
 pub struct TcpSocket {
     me: Weak<TcpSocket>,
-    domain: u32,
-    space: Arc<Space>,
-    options: Options,
-    settings: Settings,
+    core: Core,
     state: Mutex<State>,
-    readable: WaitQueue,
     account: Arc<Account>,
 }
 
 #[derive(Default)]
 struct State {
     inbox: Inbox,
-    local: Option<Endpoint>,
-    /// The port's binding, if this socket owns one.
-    ticket: Option<u64>,
     remote: Option<Endpoint>,
     other: Option<Arc<TcpSocket>>,
     pending: Option<(VecDeque<Arc<TcpSocket>>, usize)>,
@@ -63,12 +58,8 @@ impl TcpSocket {
     fn with_options(space: &Arc<Space>, domain: u32, options: Options) -> Arc<TcpSocket> {
         Arc::new_cyclic(|me| TcpSocket {
             me: me.clone(),
-            domain,
-            space: space.clone(),
-            options,
-            settings: Settings::default(),
+            core: Core::new(space, domain, options, Owner::Tcp(me.clone())),
             state: Mutex::default(),
-            readable: WaitQueue::new(),
             account: Account::new(BUFFER),
         })
     }
@@ -78,50 +69,25 @@ impl TcpSocket {
     }
 
     fn wake(&self) {
-        self.readable.wake_all();
+        self.core.readable.wake_all();
         self.account.writable.wake_all();
-    }
-
-    fn bind_to(&self, local: Endpoint) -> Result<()> {
-        let (local, ticket) = self.space.bind(Binding {
-            local,
-            domain: self.domain,
-            v6_only: self.settings.value(IPPROTO_IPV6, IPV6_V6ONLY) != 0,
-            reuse_address: self.options.is_on(SO_REUSEADDR),
-            reuse_port: self.options.is_on(SO_REUSEPORT),
-            owner: Owner::Tcp(self.me.clone()),
-            ticket: 0,
-        })?;
-        let mut state = self.state.lock();
-        state.local = Some(local);
-        state.ticket = Some(ticket);
-        Ok(())
     }
 
     /// Finds a listener and enters its queue.
     fn connect_to(&self, to: Endpoint, nonblocking: bool) -> Result<()> {
         let remote = to.route()?;
-        let listener = self.space.find(remote).into_iter().find_map(|owner| match owner {
+        let listener = self.core.space.find(remote).into_iter().find_map(|owner| match owner {
             Owner::Tcp(socket) => socket.upgrade().filter(|socket| socket.is_listening()),
             Owner::Udp(_) => None,
         });
-        if self.state.lock().local.is_none() {
-            self.bind_to(Endpoint { ip: remote.source(), port: 0 })?;
-        }
+        let local = self.core.connect_from(remote)?;
         let me = self.me.upgrade().ok_or(Errno::EINVAL)?;
         let listener = listener.ok_or(Errno::ECONNREFUSED)?;
-        let server = TcpSocket::with_options(&self.space, listener.domain, listener.options.inherit());
-        let local = {
-            let mut state = self.state.lock();
-            let local = state.local.get_or_insert(Endpoint { ip: remote.source(), port: 0 });
-            if local.ip.is_unspecified() {
-                local.ip = remote.source();
-            }
-            *local
-        };
+        let server =
+            TcpSocket::with_options(&self.core.space, listener.core.domain, listener.core.options.inherit());
+        server.core.accepted_at(remote);
         {
             let mut state = server.state.lock();
-            state.local = Some(remote);
             state.remote = Some(local);
             state.other = Some(me);
             state.connected = true;
@@ -140,9 +106,20 @@ impl TcpSocket {
             state.other = Some(server);
             state.connected = true;
         }
-        listener.readable.wake_all();
+        listener.core.readable.wake_all();
         self.wake();
         Ok(())
+    }
+
+    /// What may be on its way: as much as the buffers hold that the two sides have chosen.
+    fn set_room(&self, other: &TcpSocket) {
+        let room = match (self.core.options.chosen_buffers().0, other.core.options.chosen_buffers().1) {
+            (None, None) => BUFFER,
+            (send, receive) => send.unwrap_or(SEND_BUFFER).saturating_add(receive.unwrap_or(RECEIVE_BUFFER)),
+        };
+        if room != self.account.limit() {
+            self.account.set_limit(room);
+        }
     }
 
     /// The other end is gone for good.
@@ -163,21 +140,9 @@ impl TcpSocket {
     }
 }
 
-/// Checks and reads an address to bind to (inet_bind()).
-pub(super) fn bind_address(cx: &Ctx<'_>, domain: u32, address: &[u8]) -> Result<Endpoint> {
-    let local = Endpoint::parse(domain, address)?;
-    if !local.is_local() {
-        return Err(Errno::EADDRNOTAVAIL);
-    }
-    if local.port != 0 && local.port < 1024 && !cx.task.cred().capable(Caps::NET_BIND_SERVICE) {
-        return Err(Errno::EACCES);
-    }
-    Ok(local)
-}
-
 impl Socket for TcpSocket {
     fn domain(&self) -> u32 {
-        self.domain
+        self.core.domain
     }
 
     fn kind(&self) -> Kind {
@@ -189,15 +154,11 @@ impl Socket for TcpSocket {
     }
 
     fn options(&self) -> &Options {
-        &self.options
+        &self.core.options
     }
 
     fn bind(&self, cx: &mut Ctx<'_>, address: &[u8]) -> Result<()> {
-        let local = bind_address(cx, self.domain, address)?;
-        if self.state.lock().local.is_some() {
-            return Err(Errno::EINVAL);
-        }
-        self.bind_to(local)
+        self.core.bind(cx, address)
     }
 
     /// __inet_stream_connect().
@@ -216,7 +177,7 @@ impl Socket for TcpSocket {
             }
             state.shut = Shut::default();
         }
-        let to = Endpoint::parse(self.domain, address)?;
+        let to = Endpoint::parse(self.core.domain, address)?;
         match self.connect_to(to, nonblocking) {
             Err(Errno::ECONNREFUSED) if nonblocking => {
                 let mut state = self.state.lock();
@@ -237,9 +198,7 @@ impl Socket for TcpSocket {
         if self.state.lock().connected {
             return Err(Errno::EINVAL);
         }
-        if self.state.lock().local.is_none() {
-            self.bind_to(Endpoint::any(self.domain, 0))?;
-        }
+        self.core.autobind()?;
         let backlog = (backlog as u32).min(SOMAXCONN) as usize;
         let mut state = self.state.lock();
         match &mut state.pending {
@@ -247,7 +206,7 @@ impl Socket for TcpSocket {
             none => *none = Some((VecDeque::new(), backlog)),
         }
         drop(state);
-        self.space.room.wake_all();
+        self.core.space.room.wake_all();
         Ok(())
     }
 
@@ -256,7 +215,7 @@ impl Socket for TcpSocket {
         let (queue, _) = state.pending.as_mut().ok_or(Errno::EINVAL)?;
         let socket = queue.pop_front().ok_or(Errno::EAGAIN)?;
         drop(state);
-        self.space.room.wake_all();
+        self.core.space.room.wake_all();
         Ok(socket)
     }
 
@@ -267,12 +226,14 @@ impl Socket for TcpSocket {
             (state.other.clone(), state.shut, state.error.is_some())
         };
         let Some(other) = other.filter(|_| !shut.send && !failed) else { return Err(self.broken(message)) };
+        self.set_room(&other);
         let mut done = 0;
         while message.source.remaining() > 0 {
-            if !self.account.has_room() {
+            let room = self.account.limit().saturating_sub(self.account.used());
+            if room == 0 {
                 return if done > 0 { Ok(done) } else { Err(Errno::EAGAIN) };
             }
-            let len = message.source.remaining().min(CHUNK);
+            let len = message.source.remaining().min(CHUNK).min(room);
             let data = match take_bytes(message.source, len) {
                 Ok(data) => data,
                 Err(error) => return if done > 0 { Ok(done) } else { Err(error) },
@@ -289,7 +250,7 @@ impl Socket for TcpSocket {
             }
             state.inbox.push(packet);
             drop(state);
-            other.readable.wake_all();
+            other.core.readable.wake_all();
             done += len;
         }
         Ok(done)
@@ -342,35 +303,28 @@ impl Socket for TcpSocket {
     }
 
     fn name(&self) -> Result<Vec<u8>> {
-        let local = self.state.lock().local.unwrap_or(Endpoint::any(self.domain, 0));
-        Ok(local.to_bytes(self.domain))
+        Ok(self.core.name())
     }
 
     fn peer(&self) -> Result<Vec<u8>> {
         let state = self.state.lock();
         let remote = state.remote.filter(|_| state.connected).ok_or(Errno::ENOTCONN)?;
-        Ok(remote.to_bytes(self.domain))
+        Ok(remote.to_bytes(self.core.domain))
     }
 
     fn get_option(&self, level: u32, name: u32) -> Result<Vec<u8>> {
-        if level == SOL_SOCKET { Err(Errno::ENOPROTOOPT) } else { self.settings.get(level, name) }
+        self.core.get_option(level, name)
     }
 
     fn set_option(&self, _cx: &mut Ctx<'_>, level: u32, name: u32, value: &[u8]) -> Result<()> {
-        if (level, self.domain) == (IPPROTO_IPV6, AF_INET6)
-            && self.state.lock().local.is_some()
-            && name == IPV6_V6ONLY
-        {
-            return Err(Errno::EINVAL);
-        }
-        if level == SOL_SOCKET { Err(Errno::ENOPROTOOPT) } else { self.settings.set(level, name, value) }
+        self.core.set_option(level, name, value)
     }
 
     /// tcp_poll().
     fn poll(&self, table: &mut PollTable) -> Events {
-        table.watch(&self.readable);
+        table.watch(&self.core.readable);
         table.watch_for(&self.account.writable, Events::WRITE);
-        table.watch_for(&self.space.room, Events::WRITE);
+        table.watch_for(&self.core.space.room, Events::WRITE);
         let state = self.state.lock();
         let mut ready = Events::empty();
         if let Some((queue, _)) = &state.pending {
@@ -415,16 +369,10 @@ impl Socket for TcpSocket {
 
     fn close(&self) {
         self.close_connection();
-        let (local, ticket) = {
-            let mut state = self.state.lock();
-            state.closed = true;
-            (state.local, state.ticket.take())
-        };
-        if let (Some(local), Some(ticket)) = (local, ticket) {
-            self.space.unbind(local.port, ticket);
-        }
+        self.state.lock().closed = true;
+        self.core.unbind();
         self.wake();
-        self.space.room.wake_all();
+        self.core.space.room.wake_all();
     }
 
     fn as_any(&self) -> &dyn Any {
@@ -443,7 +391,7 @@ impl TcpSocket {
             (state.other.take(), state.inbox.drain(), pending)
         };
         if let Some(other) = other {
-            if !spent.is_empty() || self.options.resets_on_close() {
+            if !spent.is_empty() || self.core.options.resets_on_close() {
                 other.reset(Errno::ECONNRESET);
             } else {
                 other.state.lock().shut.receive = true;

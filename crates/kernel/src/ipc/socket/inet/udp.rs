@@ -1,20 +1,19 @@
 //! UDP over the loopback interface: udp(7).
 
 use std::any::Any;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use super::address::{Endpoint, family};
+use super::core::Core;
 use super::lo;
-use super::ports::{Binding, Owner, Space};
-use super::settings::{IPPROTO_IPV6, IPV6_V6ONLY, Settings};
-use super::tcp::bind_address;
-use crate::abi::net::{AF_UNSPEC, MSG_OOB, SO_REUSEADDR, SO_REUSEPORT, SOL_SOCKET};
+use super::ports::{Owner, Space};
+use crate::abi::net::{AF_UNSPEC, MSG_OOB};
 use crate::call::Ctx;
 use crate::ipc::socket::inbox::take_bytes;
 use crate::ipc::socket::{Inbox, Incoming, Kind, Options, Outgoing, Packet, Shut, Socket};
-use crate::wait::{Events, PollTable, WaitQueue};
+use crate::wait::{Events, PollTable};
 use crate::{Errno, Result, SysResult};
 
 /// Longest datagram.
@@ -24,20 +23,13 @@ const OVERHEAD: usize = 576;
 
 /// One socket.
 pub struct UdpSocket {
-    me: Weak<UdpSocket>,
-    domain: u32,
-    space: Arc<Space>,
-    options: Options,
-    settings: Settings,
+    core: Core,
     state: Mutex<State>,
-    readable: WaitQueue,
 }
 
 #[derive(Default)]
 struct State {
     inbox: Inbox,
-    local: Option<Endpoint>,
-    ticket: Option<u64>,
     remote: Option<Endpoint>,
     shut: Shut,
     error: Option<Errno>,
@@ -46,42 +38,21 @@ struct State {
 impl UdpSocket {
     pub fn new(space: &Arc<Space>, domain: u32) -> Arc<UdpSocket> {
         Arc::new_cyclic(|me| UdpSocket {
-            me: me.clone(),
-            domain,
-            space: space.clone(),
-            options: Options::default(),
-            settings: Settings::default(),
+            core: Core::new(space, domain, Options::default(), Owner::Udp(me.clone())),
             state: Mutex::default(),
-            readable: WaitQueue::new(),
         })
-    }
-
-    fn bind_to(&self, local: Endpoint) -> Result<()> {
-        let (local, ticket) = self.space.bind(Binding {
-            local,
-            domain: self.domain,
-            v6_only: self.settings.value(IPPROTO_IPV6, IPV6_V6ONLY) != 0,
-            reuse_address: self.options.is_on(SO_REUSEADDR),
-            reuse_port: self.options.is_on(SO_REUSEPORT),
-            owner: Owner::Udp(self.me.clone()),
-            ticket: 0,
-        })?;
-        let mut state = self.state.lock();
-        state.local = Some(local);
-        state.ticket = Some(ticket);
-        Ok(())
     }
 
     /// Takes a datagram if it is for this socket; one that finds no room is lost.
     fn deliver(&self, from: Endpoint, packet: Packet) {
         let mut state = self.state.lock();
         let full = state.inbox.bytes() + state.inbox.count() * OVERHEAD + packet.size() + OVERHEAD
-            > self.options.receive_buffer();
+            > self.core.options.receive_buffer();
         let wanted = state.remote.is_none_or(|remote| remote == from) && !state.shut.receive;
         if wanted && !full {
             state.inbox.push(packet);
             drop(state);
-            self.readable.wake_all();
+            self.core.readable.wake_all();
         }
     }
 
@@ -92,7 +63,7 @@ impl UdpSocket {
 
 impl Socket for UdpSocket {
     fn domain(&self) -> u32 {
-        self.domain
+        self.core.domain
     }
 
     fn kind(&self) -> Kind {
@@ -104,15 +75,11 @@ impl Socket for UdpSocket {
     }
 
     fn options(&self) -> &Options {
-        &self.options
+        &self.core.options
     }
 
     fn bind(&self, cx: &mut Ctx<'_>, address: &[u8]) -> Result<()> {
-        let local = bind_address(cx, self.domain, address)?;
-        if self.state.lock().local.is_some() {
-            return Err(Errno::EINVAL);
-        }
-        self.bind_to(local)
+        self.core.bind(cx, address)
     }
 
     fn connect(&self, _cx: &mut Ctx<'_>, address: &[u8], _nonblocking: bool) -> Result<()> {
@@ -120,17 +87,9 @@ impl Socket for UdpSocket {
             self.state.lock().remote = None;
             return Ok(());
         }
-        let remote = Endpoint::parse(self.domain, address)?.route()?;
-        if self.state.lock().local.is_none() {
-            self.bind_to(Endpoint { ip: remote.source(), port: 0 })?;
-        }
-        let mut state = self.state.lock();
-        if let Some(local) = &mut state.local
-            && local.ip.is_unspecified()
-        {
-            local.ip = remote.source();
-        }
-        state.remote = Some(remote);
+        let remote = Endpoint::parse(self.core.domain, address)?.route()?;
+        self.core.connect_from(remote)?;
+        self.state.lock().remote = Some(remote);
         Ok(())
     }
 
@@ -151,7 +110,7 @@ impl Socket for UdpSocket {
             return Err(error);
         }
         let to = match &message.address {
-            Some(address) => Endpoint::parse(self.domain, address)?,
+            Some(address) => Endpoint::parse(self.core.domain, address)?,
             None => remote.ok_or(Errno::EDESTADDRREQ)?,
         };
         if to.port == 0 {
@@ -161,27 +120,25 @@ impl Socket for UdpSocket {
             return Err(Errno::EPIPE);
         }
         let to = to.route()?;
-        if self.state.lock().local.is_none() {
-            self.bind_to(Endpoint::any(self.domain, 0))?;
-        }
-        let mut from = self.state.lock().local.unwrap_or(Endpoint::any(self.domain, 0));
+        self.core.autobind()?;
+        let mut from = self.core.local();
         if from.ip.is_unspecified() {
             from.ip = to.source();
         }
         let data = take_bytes(message.source, len)?;
-        let receiver = self.space.find(to).into_iter().find_map(|owner| match owner {
+        let receiver = self.core.space.find(to).into_iter().find_map(|owner| match owner {
             Owner::Udp(socket) => socket.upgrade().filter(|socket| socket.hears(from)),
             Owner::Tcp(_) => None,
         });
         match receiver {
             Some(socket) => {
-                let address = from.to_bytes(socket.domain).into();
+                let address = from.to_bytes(socket.core.domain).into();
                 socket.deliver(from, Packet::new(data, address, message.cred, None));
             }
             // What ICMP would tell; only connected sockets hear of it.
             None if remote.is_some() => {
                 self.state.lock().error = Some(Errno::ECONNREFUSED);
-                self.readable.wake_all();
+                self.core.readable.wake_all();
             }
             None => {}
         }
@@ -208,29 +165,28 @@ impl Socket for UdpSocket {
         }
         state.shut.add(how);
         drop(state);
-        self.readable.wake_all();
+        self.core.readable.wake_all();
         Ok(())
     }
 
     fn name(&self) -> Result<Vec<u8>> {
-        let local = self.state.lock().local.unwrap_or(Endpoint::any(self.domain, 0));
-        Ok(local.to_bytes(self.domain))
+        Ok(self.core.name())
     }
 
     fn peer(&self) -> Result<Vec<u8>> {
-        Ok(self.state.lock().remote.ok_or(Errno::ENOTCONN)?.to_bytes(self.domain))
+        Ok(self.state.lock().remote.ok_or(Errno::ENOTCONN)?.to_bytes(self.core.domain))
     }
 
     fn get_option(&self, level: u32, name: u32) -> Result<Vec<u8>> {
-        if level == SOL_SOCKET { Err(Errno::ENOPROTOOPT) } else { self.settings.get(level, name) }
+        self.core.get_option(level, name)
     }
 
     fn set_option(&self, _cx: &mut Ctx<'_>, level: u32, name: u32, value: &[u8]) -> Result<()> {
-        if level == SOL_SOCKET { Err(Errno::ENOPROTOOPT) } else { self.settings.set(level, name, value) }
+        self.core.set_option(level, name, value)
     }
 
     fn poll(&self, table: &mut PollTable) -> Events {
-        table.watch(&self.readable);
+        table.watch(&self.core.readable);
         let state = self.state.lock();
         let mut ready = Events::WRITE | Events::WRBAND;
         ready.set(Events::ERR, state.error.is_some());
@@ -257,13 +213,7 @@ impl Socket for UdpSocket {
     }
 
     fn close(&self) {
-        let (local, ticket) = {
-            let mut state = self.state.lock();
-            (state.local, state.ticket.take())
-        };
-        if let (Some(local), Some(ticket)) = (local, ticket) {
-            self.space.unbind(local.port, ticket);
-        }
+        self.core.unbind();
     }
 
     fn as_any(&self) -> &dyn Any {
