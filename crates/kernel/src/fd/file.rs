@@ -51,6 +51,11 @@ pub trait File: Send + Sync + 'static {
         None
     }
 
+    /// A read that runs into its timeout finds the end of the file rather than `EAGAIN` (`VTIME`, termios(3)).
+    fn timeout_is_end(&self) -> bool {
+        false
+    }
+
     /// Has a position: `lseek`, `pread` and `pwrite` work.
     fn seekable(&self) -> bool {
         false

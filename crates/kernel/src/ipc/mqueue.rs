@@ -10,6 +10,8 @@ use super::glue;
 use crate::abi::types::Stat;
 use crate::fd::{File, Io};
 use crate::fs::S_IFREG;
+use crate::ipc::socket::Socket;
+use crate::ipc::socket::inet::NetlinkSocket;
 use crate::mem::Sink;
 use crate::signal::{self, SigInfo, Signal};
 use crate::task::{Process, Task};
@@ -57,9 +59,46 @@ struct State {
 /// Who is told when a message arrives at the empty queue.
 pub struct Notify {
     pub process: Weak<Process>,
-    /// `None`: `SIGEV_NONE`.
-    pub signal: Option<Signal>,
-    pub value: u64,
+    pub how: How,
+}
+
+/// `SIGEV_*`.
+pub enum How {
+    Signal(Signal, u64),
+    Nothing,
+    /// `SIGEV_THREAD`: the cookie goes to a netlink socket, where a thread of the C library waits for it.
+    Socket(Arc<dyn Socket>, [u8; COOKIE]),
+}
+
+/// `NOTIFY_COOKIE_LEN`; the last byte says why it comes.
+pub const COOKIE: usize = 32;
+const NOTIFY_WOKENUP: u8 = 1;
+const NOTIFY_REMOVED: u8 = 2;
+
+impl How {
+    /// The number in `struct sigevent`.
+    fn number(&self) -> u32 {
+        match self {
+            How::Signal(..) => 0,
+            How::Nothing => 1,
+            How::Socket(..) => 2,
+        }
+    }
+
+    fn signal(&self) -> Option<Signal> {
+        if let How::Signal(signal, _) = self { Some(*signal) } else { None }
+    }
+
+    /// Sends the cookie where there is one.
+    fn tell_socket(&self, why: u8) {
+        if let How::Socket(socket, cookie) = self {
+            let mut bytes = cookie.to_vec();
+            if let Some(last) = bytes.last_mut() {
+                *last = why;
+            }
+            NetlinkSocket::tell(&**socket, bytes);
+        }
+    }
 }
 
 impl Queue {
@@ -91,11 +130,15 @@ impl Queue {
         let notify = if was_empty && state.receivers == 0 { state.notify.take() } else { None };
         drop(state);
         self.readable.wake_all();
-        if let Some(Notify { process, signal: Some(number), value }) = notify
-            && let Some(process) = process.upgrade()
-        {
-            let info = SigInfo::queue(number, SI_MESGQ, task.pid(), task.cred().uid, value);
-            let _ = signal::send_to_process(&process, number, info);
+        match notify {
+            Some(Notify { process, how: How::Signal(number, value) }) => {
+                if let Some(process) = process.upgrade() {
+                    let info = SigInfo::queue(number, SI_MESGQ, task.pid(), task.cred().uid, value);
+                    let _ = signal::send_to_process(&process, number, info);
+                }
+            }
+            Some(Notify { how, .. }) => how.tell_socket(NOTIFY_WOKENUP),
+            None => {}
         }
         Ok(())
     }
@@ -123,7 +166,13 @@ impl Queue {
         let mut state = self.state.lock();
         let holder = state.notify.as_ref().and_then(|notify| notify.process.upgrade());
         match (notify, holder) {
-            (None, Some(holder)) if Arc::ptr_eq(&holder, process) => state.notify = None,
+            (None, Some(holder)) if Arc::ptr_eq(&holder, process) => {
+                let old = state.notify.take();
+                drop(state);
+                if let Some(old) = old {
+                    old.how.tell_socket(NOTIFY_REMOVED);
+                }
+            }
             (None, _) => {}
             (Some(_), Some(_)) => return Err(Errno::EBUSY),
             (new, None) => state.notify = new,
@@ -146,10 +195,11 @@ impl File for MqFile {
         let state = self.0.state.lock();
         let size: usize = state.messages.iter().map(|(_, bytes)| bytes.len()).sum();
         let notify = state.notify.as_ref();
-        let signal = notify.and_then(|notify| notify.signal).map_or(0, Signal::number);
+        let how = notify.map_or(0, |notify| notify.how.number());
+        let signal = notify.and_then(|notify| notify.how.signal()).map_or(0, Signal::number);
         let pid = notify.and_then(|notify| notify.process.upgrade()).map_or(0, |process| process.pid);
         drop(state);
-        let text = format!("QSIZE:{size:<10} NOTIFY:{:<5} SIGNO:{signal:<5} NOTIFY_PID:{pid:<6}\n", 0);
+        let text = format!("QSIZE:{size:<10} NOTIFY:{how:<5} SIGNO:{signal:<5} NOTIFY_PID:{pid:<6}\n");
         let rest = usize::try_from(offset).ok().and_then(|at| text.as_bytes().get(at..)).unwrap_or_default();
         if rest.is_empty() { Ok(0) } else { into.put(rest) }
     }

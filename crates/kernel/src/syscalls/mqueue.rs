@@ -9,7 +9,8 @@ use crate::call::{Addr, Ctx, Fd};
 use crate::fd::OpenFile;
 use crate::fs::{Access, S_IFREG, perm};
 use crate::ipc::glue;
-use crate::ipc::mqueue::{MQ_PRIO_MAX, MqFile, Notify, Queue, Shape};
+use crate::ipc::mqueue::{COOKIE, How, MQ_PRIO_MAX, MqFile, Notify, Queue, Shape};
+use crate::ipc::socket::inet::NetlinkSocket;
 use crate::signal::Signal;
 use crate::task::Caps;
 use crate::wait::Deadline;
@@ -20,7 +21,7 @@ crate::calls! {
     241 mq_unlink mq_unlink, 1 Full;
     242 mq_timedsend mq_timedsend, 5 Full;
     243 mq_timedreceive mq_timedreceive, 5 Full;
-    244 mq_notify mq_notify, 2 Partial("SIGEV_NONE and SIGEV_SIGNAL");
+    244 mq_notify mq_notify, 2 Full;
     245 mq_getsetattr mq_getsetattr, 3 Full;
 }
 
@@ -31,6 +32,7 @@ const HARD_MESSAGES: i64 = 65536;
 const HARD_SIZE: i64 = 16 << 20;
 const SIGEV_SIGNAL: u32 = 0;
 const SIGEV_NONE: u32 = 1;
+const SIGEV_THREAD: u32 = 2;
 
 fn read_name(cx: &mut Ctx<'_>, at: Addr) -> Result<Vec<u8>> {
     let name = cx.mem().read_path(at.0)?;
@@ -177,18 +179,22 @@ fn mq_notify(cx: &mut Ctx<'_>, fd: Fd, event: Addr) -> SysResult {
         None => None,
         Some(at) => {
             let [low, high, number, how]: [u32; 4] = cx.mem().read(at)?;
-            let signal = match how {
-                SIGEV_NONE => None,
-                SIGEV_SIGNAL => Some(Signal::new(number as i32)?),
+            let value = u64::from(low) | u64::from(high) << 32;
+            Some(match how {
+                SIGEV_NONE => How::Nothing,
+                SIGEV_SIGNAL => How::Signal(Signal::new(number as i32)?, value),
+                SIGEV_THREAD => {
+                    let cookie = cx.mem().read::<[u8; COOKIE]>(value)?;
+                    How::Socket(NetlinkSocket::of(&*cx.file(Fd(number as i32))?)?, cookie)
+                }
                 _ => return Err(Errno::EINVAL),
-            };
-            Some((signal, u64::from(low) | u64::from(high) << 32))
+            })
         }
     };
     let file = cx.file(fd)?;
     let queue = queue_of(&file)?;
     let process = &cx.task.process;
-    let notify = wanted.map(|(signal, value)| Notify { process: Arc::downgrade(process), signal, value });
+    let notify = wanted.map(|how| Notify { process: Arc::downgrade(process), how });
     queue.set_notify(process, notify).map(|()| 0)
 }
 

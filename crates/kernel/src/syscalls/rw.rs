@@ -114,7 +114,10 @@ fn read_ranges(cx: &mut Ctx<'_>, file: &Arc<OpenFile>, ranges: Ranges, at: At, r
             count
         }
         At::Position if rwf & RWF_NOWAIT != 0 => attempt(cx, 0)?,
-        At::Position => timed(cx, file, events, |cx| attempt(cx, 0))?,
+        At::Position => match timed(cx, file, events, |cx| attempt(cx, 0)) {
+            Err(Errno::EAGAIN) if flags & O_NONBLOCK == 0 && file.file.timeout_is_end() => 0,
+            other => other?,
+        },
     };
     if count > 0 {
         crate::fs::inotify::accessed(&cx.task.world.vfs, file);

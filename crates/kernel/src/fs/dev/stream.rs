@@ -7,11 +7,12 @@ use std::any::Any;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use coracle_platform::MapSource;
 use parking_lot::Mutex;
 use rustix::fs::{FileType, OFlags, SeekFrom};
-use rustix::termios;
+use rustix::termios::{self, SpecialCodeIndex};
 
 use super::terminal;
 use crate::abi::types::Stat;
@@ -143,6 +144,13 @@ impl HostStream {
         let _ = self.node.set(node.clone());
     }
 
+    /// `VMIN` and `VTIME` of a terminal that does not wait for whole lines.
+    fn min_and_time(&self) -> Option<(u8, u8)> {
+        let now = self.terminal.then(|| termios::tcgetattr(&self.fd).ok()).flatten()?;
+        let chars = (now.special_codes[SpecialCodeIndex::VMIN], now.special_codes[SpecialCodeIndex::VTIME]);
+        (!now.local_modes.contains(termios::LocalModes::ICANON)).then_some(chars)
+    }
+
     /// Output of background processes stops them where the terminal is set so (`TOSTOP`).
     fn check_output(&self, io: &Io<'_>) -> Result<()> {
         if !self.terminal || !terminal::in_background(io.task, self.rdev) {
@@ -174,7 +182,8 @@ impl File for HostStream {
             return Ok(0);
         }
         if !self.ready(Events::IN) {
-            return Err(Errno::EAGAIN);
+            // Without VMIN and VTIME a terminal does not wait.
+            return if self.min_and_time() == Some((0, 0)) { Ok(0) } else { Err(Errno::EAGAIN) };
         }
         let wanted = into.remaining();
         into.fill(wanted.min(64 << 10), &mut |room| rustix::io::read(&self.fd, room).map_err(errno))
@@ -234,6 +243,16 @@ impl File for HostStream {
 
     fn writes_all(&self) -> bool {
         !self.regular()
+    }
+
+    /// `VTIME` without `VMIN`: what the host's terminal would wait at most.
+    fn io_timeout(&self, write: bool) -> Option<Duration> {
+        let (min, time) = self.min_and_time().filter(|_| !write)?;
+        (min == 0 && time > 0).then(|| Duration::from_millis(u64::from(time) * 100))
+    }
+
+    fn timeout_is_end(&self) -> bool {
+        true
     }
 
     fn seekable(&self) -> bool {
@@ -406,22 +425,22 @@ fn decode(bytes: &[u8; TERMIOS], attributes: &mut termios::Termios) {
 }
 
 /// `c_cc` in order of the kernel's indices.
-const CHARACTERS: [termios::SpecialCodeIndex; 17] = [
-    termios::SpecialCodeIndex::VINTR,
-    termios::SpecialCodeIndex::VQUIT,
-    termios::SpecialCodeIndex::VERASE,
-    termios::SpecialCodeIndex::VKILL,
-    termios::SpecialCodeIndex::VEOF,
-    termios::SpecialCodeIndex::VTIME,
-    termios::SpecialCodeIndex::VMIN,
-    termios::SpecialCodeIndex::VSWTC,
-    termios::SpecialCodeIndex::VSTART,
-    termios::SpecialCodeIndex::VSTOP,
-    termios::SpecialCodeIndex::VSUSP,
-    termios::SpecialCodeIndex::VEOL,
-    termios::SpecialCodeIndex::VREPRINT,
-    termios::SpecialCodeIndex::VDISCARD,
-    termios::SpecialCodeIndex::VWERASE,
-    termios::SpecialCodeIndex::VLNEXT,
-    termios::SpecialCodeIndex::VEOL2,
+const CHARACTERS: [SpecialCodeIndex; 17] = [
+    SpecialCodeIndex::VINTR,
+    SpecialCodeIndex::VQUIT,
+    SpecialCodeIndex::VERASE,
+    SpecialCodeIndex::VKILL,
+    SpecialCodeIndex::VEOF,
+    SpecialCodeIndex::VTIME,
+    SpecialCodeIndex::VMIN,
+    SpecialCodeIndex::VSWTC,
+    SpecialCodeIndex::VSTART,
+    SpecialCodeIndex::VSTOP,
+    SpecialCodeIndex::VSUSP,
+    SpecialCodeIndex::VEOL,
+    SpecialCodeIndex::VREPRINT,
+    SpecialCodeIndex::VDISCARD,
+    SpecialCodeIndex::VWERASE,
+    SpecialCodeIndex::VLNEXT,
+    SpecialCodeIndex::VEOL2,
 ];

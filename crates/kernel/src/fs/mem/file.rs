@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use coracle_platform::MapSource;
 
-use super::{MemInode, now};
+use super::MemInode;
 use crate::abi::linux::{
     F_SEAL_FUTURE_WRITE, F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_WRITE, FALLOC_FL_KEEP_SIZE,
     FALLOC_FL_PUNCH_HOLE, O_ACCMODE, O_NOATIME, O_RDONLY,
@@ -14,6 +14,7 @@ use crate::abi::linux::{
 use crate::abi::types::Stat;
 use crate::fd::{File, Io, Mapped};
 use crate::fs::Inode;
+use crate::fs::now;
 use crate::mem::{Sink, Source};
 use crate::task::Caps;
 use crate::{Errno, Result};

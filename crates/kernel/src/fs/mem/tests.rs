@@ -1,4 +1,5 @@
 use super::*;
+use crate::abi::linux::{RENAME_EXCHANGE, RENAME_NOREPLACE};
 
 fn fresh() -> (Arc<MemFs>, Arc<dyn Inode>) {
     let fs = MemFs::new("tmpfs", 7, 0o1777, Budget::new(u64::MAX));

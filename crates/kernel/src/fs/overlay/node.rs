@@ -1,4 +1,7 @@
-//! Nodes of an overlay.
+//! Nodes of an overlay. `copy_up` is how they change, `names` what directories hold.
+
+mod copy_up;
+mod names;
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -9,15 +12,13 @@ use parking_lot::{Mutex, RwLock};
 
 use super::{OverlayFile, Shared};
 use crate::abi::linux::{O_ACCMODE, O_RDONLY, O_TRUNC, RENAME_EXCHANGE, RENAME_NOREPLACE};
-use crate::abi::types::{Stat, Timespec};
+use crate::abi::types::Stat;
 use crate::fd::File;
-use crate::fs::host::HostNode;
-use crate::fs::mem::{Data, MemInode};
+use crate::fs::mem::MemInode;
 use crate::fs::perm::{self, Access};
 use crate::fs::{
     DirFile, Inode, Listed, NewNode, Opening, S_IFDIR, S_IFLNK, S_IFREG, SetAttr, Slot, Target, Who, dirent_kind,
 };
-use crate::mem::{SliceSource, VecSink};
 use crate::{Errno, Result};
 
 /// A file, directory or other node as the overlay shows it.
@@ -140,80 +141,6 @@ impl Node {
         if self.kind == S_IFDIR { Ok(()) } else { Err(Errno::ENOTDIR) }
     }
 
-    /// The directory it was found in remembers it, and so on upwards: it is not as the lower tree has it.
-    fn pin(&self) -> Result<()> {
-        let mut at = self.this()?;
-        loop {
-            let Some((parent, name)) = at.origin.lock().take() else { return Ok(()) };
-            {
-                let mut names = parent.names.lock();
-                if !names.map.contains_key(&name) {
-                    names.put(&name, at);
-                }
-            }
-            at = parent;
-        }
-    }
-
-    /// A memory node for its attributes, with what the lower one has. Does not change what it shows.
-    pub(super) fn attributes_up(&self) -> Result<Arc<MemInode>> {
-        if let Some(upper) = self.upper() {
-            return Ok(upper);
-        }
-        let _once = self.copying.lock();
-        if let Some(upper) = self.upper() {
-            return Ok(upper);
-        }
-        let lower = self.lower.as_ref().ok_or(Errno::EIO)?;
-        let stat = lower.stat()?;
-        let new =
-            NewNode { mode: stat.st_mode, uid: stat.st_uid, gid: stat.st_gid, rdev: stat.st_rdev, target: b"" };
-        let upper = self.shared.mem.stand_in(&new, self.id.0, self.id.1)?;
-        upper.edit_meta(|meta| {
-            meta.nlink = stat.st_nlink;
-            meta.atime = Timespec { tv_sec: stat.st_atime, tv_nsec: stat.st_atime_nsec };
-            meta.mtime = Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec };
-            meta.ctime = Timespec { tv_sec: stat.st_ctime, tv_nsec: stat.st_ctime_nsec };
-        });
-        for name in lower.list_xattr().unwrap_or_default() {
-            if let Ok(value) = lower.xattr(&name) {
-                upper.set_xattr(&name, &value, 0)?;
-            }
-        }
-        if self.kind != S_IFDIR && stat.st_nlink > 1 {
-            self.shared.linked.lock().insert(self.id, self.this()?);
-        }
-        *self.upper.write() = Some(upper.clone());
-        self.pin()?;
-        Ok(upper)
-    }
-
-    /// The contents in memory, at most `keep` bytes of them (the rest is about to be cut off).
-    pub(super) fn contents_up(&self, keep: u64) -> Result<Arc<MemInode>> {
-        let upper = self.attributes_up()?;
-        if self.data_up() {
-            return Ok(upper);
-        }
-        let _once = self.copying.lock();
-        if self.data_up() {
-            return Ok(upper);
-        }
-        let lower = self.lower.as_ref().ok_or(Errno::EIO)?;
-        let data = upper.data().ok_or(Errno::EINVAL)?;
-        if let Err(error) = copy_contents(&**lower, data, keep) {
-            let _ = data.truncate(0);
-            return Err(error);
-        }
-        self.data_up.store(true, Ordering::Release);
-        Ok(upper)
-    }
-
-    /// Names changed: so did the times.
-    fn touch(&self) -> Result<()> {
-        self.attributes_up()?.touch();
-        Ok(())
-    }
-
     fn nlink(&self, base: u64) -> u64 {
         if self.removed.load(Ordering::Relaxed) {
             return 0;
@@ -251,157 +178,9 @@ impl Node {
         }
     }
 
-    fn find(&self, name: &[u8]) -> Result<Arc<Node>> {
-        self.directory()?;
-        match self.names.lock().map.get(name) {
-            Some(Entry::Node(_, node)) => return Ok(node.clone()),
-            Some(Entry::Gone) => return Err(Errno::ENOENT),
-            None => {}
-        }
-        let lower = self.lower.as_ref().ok_or(Errno::ENOENT)?.lookup(name)?;
-        let linked = self.shared.linked.lock();
-        if !linked.is_empty()
-            && let Some(node) = lower.id().ok().and_then(|id| linked.get(&id)).filter(|n| n.kind == lower.kind())
-        {
-            return Ok(node.clone());
-        }
-        drop(linked);
-        let (id, kind) = (lower.id()?, lower.kind());
-        let mut seen = self.seen.lock();
-        if let Some(node) = seen.get(name).and_then(Weak::upgrade)
-            && (node.id, node.kind) == (id, kind)
-        {
-            drop(seen);
-            return Ok(node);
-        }
-        if seen.len() >= 256 && seen.len().is_power_of_two() {
-            seen.retain(|_, node| node.strong_count() > 0);
-        }
-        let node = Node::from_lower(&self.shared, lower, Some((self.this()?, name)))?;
-        let old = seen.insert(name.into(), Arc::downgrade(&node));
-        drop((seen, old));
-        Ok(node)
-    }
-
-    /// The node a name led to, as the walk found it, unless the name leads elsewhere by now.
-    fn expect(&self, name: &[u8], child: &Arc<dyn Inode>) -> Result<Arc<Node>> {
-        let child = downcast(child)?;
-        match self.names.lock().map.get(name) {
-            Some(Entry::Node(_, node)) if Arc::ptr_eq(node, &child) => Ok(child),
-            Some(_) => Err(Errno::ENOENT),
-            None => Ok(child),
-        }
-    }
-
-    /// The name leads nowhere from now on.
-    fn drop_name(&self, name: &[u8], node: &Node) {
-        let mut names = self.names.lock();
-        match self.lower.is_some() {
-            true => _ = names.map.insert(name.into(), Entry::Gone),
-            false => _ = names.map.remove(name),
-        }
-        drop(names);
-        // It must not come back when somebody who has it open changes it.
-        *node.origin.lock() = None;
-    }
-
-    /// Marks an empty directory as removed; `ENOTEMPTY`.
-    fn bury(&self) -> Result<()> {
-        let below = match &self.lower {
-            Some(lower) => lower.list()?,
-            None => Vec::new(),
-        };
-        let names = self.names.lock();
-        let any = names.map.values().any(|entry| matches!(entry, Entry::Node(..)));
-        if any || below.iter().any(|listed| !names.map.contains_key(&listed.name)) {
-            return Err(Errno::ENOTEMPTY);
-        }
-        self.removed.store(true, Ordering::SeqCst);
-        Ok(())
-    }
-
-    /// Puts a node under a name that must be free.
-    fn add(&self, name: &[u8], node: Arc<Node>) -> Result<()> {
-        self.directory()?;
-        let taken = |names: &Names| matches!(names.map.get(name), Some(Entry::Node(..)));
-        let hides = matches!(self.names.lock().map.get(name), Some(Entry::Gone));
-        if !hides && let Some(lower) = &self.lower {
-            match lower.lookup(name) {
-                Err(Errno::ENOENT) => {}
-                Ok(_) => return Err(Errno::EEXIST),
-                Err(error) => return Err(error),
-            }
-        }
-        let mut names = self.names.lock();
-        if self.removed.load(Ordering::SeqCst) {
-            return Err(Errno::ENOENT);
-        }
-        if taken(&names) {
-            return Err(Errno::EEXIST);
-        }
-        names.put(name, node);
-        Ok(())
-    }
-
     fn is_directory(&self) -> i64 {
         i64::from(self.kind == S_IFDIR)
     }
-}
-
-/// Copies the contents of a lower file, holes as holes.
-fn copy_contents(lower: &dyn Inode, into: &Data, keep: u64) -> Result<()> {
-    if keep == 0 {
-        return Ok(());
-    }
-    if let Some(node) = lower.as_any().downcast_ref::<MemInode>() {
-        let from = node.data().ok_or(Errno::EINVAL)?;
-        return copy_ranges(into, keep.min(from.size()), |at, limit| {
-            let at = match from.seek_data(at, false) {
-                Err(Errno::ENXIO) => return Ok(None),
-                other => other?,
-            };
-            let mut sink = VecSink { bytes: Vec::new(), limit };
-            from.read(at, &mut sink)?;
-            Ok(Some((at, sink.bytes)))
-        });
-    }
-    let node = lower.as_any().downcast_ref::<HostNode>().ok_or(Errno::EIO)?;
-    let host = |error: rustix::io::Errno| Errno::from_raw(error.raw_os_error());
-    let file = node.open_host(rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NONBLOCK)?;
-    let size = rustix::fs::fstat(&file).map_err(host)?.st_size as u64;
-    copy_ranges(into, keep.min(size), |at, limit| {
-        let at = match rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(at)) {
-            Err(rustix::io::Errno::NXIO) => return Ok(None),
-            Err(rustix::io::Errno::INVAL) => at,
-            other => other.map_err(host)?,
-        };
-        let mut bytes = vec![0; limit];
-        let count = rustix::io::pread(&file, &mut bytes, at).map_err(host)?;
-        bytes.truncate(count);
-        Ok((count > 0).then_some((at, bytes)))
-    })
-}
-
-/// `next(at, limit)` yields the next data at or behind `at`.
-fn copy_ranges(
-    into: &Data,
-    size: u64,
-    mut next: impl FnMut(u64, usize) -> Result<Option<(u64, Vec<u8>)>>,
-) -> Result<()> {
-    let mut at = 0;
-    while at < size {
-        let Some((start, mut bytes)) = next(at, 1 << 20)? else { break };
-        bytes.truncate(usize::try_from(size.saturating_sub(start)).unwrap_or(usize::MAX));
-        if bytes.is_empty() {
-            break;
-        }
-        let end = start + bytes.len() as u64;
-        if into.write(start, &mut SliceSource(&bytes))? < bytes.len() {
-            return Err(Errno::ENOSPC);
-        }
-        at = end;
-    }
-    into.truncate(size)
 }
 
 fn downcast(inode: &Arc<dyn Inode>) -> Result<Arc<Node>> {

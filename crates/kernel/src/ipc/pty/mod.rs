@@ -369,7 +369,11 @@ impl File for PtsFile {
         true
     }
 
-    /// `VTIME` without `VMIN`; the end of that time reads as `EAGAIN` here.
+    fn timeout_is_end(&self) -> bool {
+        true
+    }
+
+    /// `VTIME` without `VMIN`.
     fn io_timeout(&self, write: bool) -> Option<Duration> {
         let termios = self.pty.state.lock().line.termios;
         let (min, time) = termios.min_and_time();

@@ -15,6 +15,7 @@ mod udp;
 use std::sync::Arc;
 
 pub use self::lo::ioctl as interface_ioctl;
+pub use self::netlink::NetlinkSocket;
 pub use self::ports::Space;
 use self::tcp::TcpSocket;
 use self::udp::UdpSocket;
@@ -58,7 +59,7 @@ pub fn open(cx: &Ctx<'_>, domain: u32, kind: Result<Kind>, protocol: u32) -> Res
 fn netlink(cx: &Ctx<'_>, kind: Kind, protocol: u32) -> Result<Arc<dyn Socket>> {
     match (kind, protocol) {
         (Kind::Datagram | Kind::Raw, NETLINK_ROUTE | NETLINK_KOBJECT_UEVENT) => {
-            Ok(netlink::NetlinkSocket::new(&cx.task, kind, protocol))
+            Ok(NetlinkSocket::new(&cx.task, kind, protocol))
         }
         (Kind::Datagram | Kind::Raw, _) => Err(Errno::EPROTONOSUPPORT),
         _ => Err(Errno::ESOCKTNOSUPPORT),

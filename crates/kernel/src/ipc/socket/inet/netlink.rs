@@ -8,9 +8,10 @@ use parking_lot::Mutex;
 use super::lo;
 use crate::abi::net::{AF_INET, AF_INET6, AF_NETLINK, SOL_SOCKET};
 use crate::call::Ctx;
+use crate::fd::OpenFile;
 use crate::ipc::glue::Ucred;
 use crate::ipc::socket::inbox::take_bytes;
-use crate::ipc::socket::{Inbox, Incoming, Kind, Options, Outgoing, Packet, Shut, Socket};
+use crate::ipc::socket::{Inbox, Incoming, Kind, Options, Outgoing, Packet, Shut, Socket, SocketFile};
 use crate::task::Task;
 use crate::wait::{Events, PollTable, WaitQueue};
 use crate::{Errno, Result};
@@ -66,6 +67,19 @@ impl NetlinkSocket {
             state: Mutex::new(State { port, ..State::default() }),
             readable: WaitQueue::new(),
         })
+    }
+
+    /// The socket behind an open file, `EINVAL` if it is none of this family (netlink_getsockbyfilp()).
+    pub fn of(file: &OpenFile) -> Result<Arc<dyn Socket>> {
+        let socket = SocketFile::of(file)?.socket.clone();
+        if socket.as_any().is::<NetlinkSocket>() { Ok(socket) } else { Err(Errno::EINVAL) }
+    }
+
+    /// A message from the kernel.
+    pub fn tell(socket: &dyn Socket, bytes: Vec<u8>) {
+        if let Some(socket) = socket.as_any().downcast_ref::<NetlinkSocket>() {
+            socket.reply(bytes);
+        }
     }
 
     fn reply(&self, bytes: Vec<u8>) {

@@ -1,7 +1,9 @@
 //! `AF_UNIX`: unix(7), net/unix/af_unix.c.
 
+mod connect;
 mod names;
 pub mod rights;
+mod send;
 #[cfg(test)]
 mod tests;
 
@@ -12,28 +14,19 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 
 pub use self::names::{Name, Space};
-use self::rights::Rights;
-use super::inbox::{Spent, take_bytes, true_size};
+use super::inbox::Spent;
 use super::options::{DEFAULT_BUFFER, connected_kind};
-use super::{Account, Inbox, Incoming, Kind, Options, Outgoing, Packet, Shut, Socket};
-use crate::abi::net::{AF_UNIX, MSG_NOSIGNAL, MSG_OOB, SO_PEERCRED, SO_PEERGROUPS, SO_SNDBUF, SOL_SOCKET};
+use super::{Account, Inbox, Incoming, Kind, Options, Outgoing, Shut, Socket};
+use crate::abi::net::{AF_UNIX, MSG_OOB, SO_PEERCRED, SO_PEERGROUPS, SO_SNDBUF, SOL_SOCKET};
 use crate::call::Ctx;
 use crate::fd::OpenFile;
 use crate::fs::Inode;
 use crate::ipc::glue::{self, Ucred};
-use crate::task::Task;
 use crate::wait::{Events, PollTable, WaitQueue};
 use crate::{Errno, Result, SysResult};
 
 /// Longest queue of connections (`net.core.somaxconn`).
 pub const SOMAXCONN: u32 = 4096;
-/// Datagrams that wait at a receiver before senders do (`net.unix.max_dgram_qlen`).
-const MAX_QUEUED: usize = 10;
-/// Most bytes of a stream in one packet, as Linux cuts them (`SKB_MAX_HEAD(0) + UNIX_SKB_FRAGS_SZ`).
-const MAX_CHUNK: usize = 3776 + 32768;
-/// Longest head of a packet (`SKB_MAX_HEAD(0)`, `SKB_MAX_ALLOC`).
-const MAX_HEAD: usize = 3776;
-const MAX_ALLOC: usize = 16064;
 
 /// One socket.
 pub struct UnixSocket {
@@ -142,246 +135,6 @@ impl UnixSocket {
         self.readable.wake_all();
         self.account.writable.wake_all();
     }
-
-    /// unix_find_other().
-    fn find(&self, task: &Arc<Task>, address: &[u8]) -> Result<Arc<UnixSocket>> {
-        let other = match Name::parse(address)? {
-            Name::Unnamed => return Err(Errno::ECONNREFUSED),
-            Name::Abstract(name) => self.space.find(&name)?,
-            Name::Path(path) => {
-                let node = glue::socket_node(task, &path)?;
-                let bound = node.slot().and_then(|slot| slot.get::<Bound>());
-                bound.and_then(|bound| bound.0.upgrade()).ok_or(Errno::ECONNREFUSED)?
-            }
-        };
-        if other.state.lock().closed {
-            return Err(Errno::ECONNREFUSED);
-        }
-        if other.kind == self.kind { Ok(other) } else { Err(Errno::EPROTOTYPE) }
-    }
-
-    fn autobind(&self) -> Result<()> {
-        if self.state.lock().name.is_some() {
-            return Ok(());
-        }
-        let name = self.space.autobind(&self.me)?;
-        self.state.lock().name = Some(Name::Abstract(name));
-        Ok(())
-    }
-
-    /// unix_dgram_connect(): only remembers where to send to.
-    fn connect_datagram(&self, task: &Arc<Task>, address: &[u8]) -> Result<()> {
-        let unspecified = address.get(..2) == Some(&[0, 0]);
-        let (peer, old);
-        if unspecified {
-            peer = None;
-        } else {
-            let other = self.find(task, address)?;
-            if self.options.pass_cred() {
-                self.autobind()?;
-            }
-            if !other.accepts_from(self) {
-                return Err(Errno::EPERM);
-            }
-            peer = Some(other);
-        }
-        {
-            let mut state = self.state.lock();
-            state.peer_cred = None;
-            state.connected = peer.is_some();
-            old = std::mem::replace(&mut state.peer, peer);
-        }
-        drop(old);
-        self.account.writable.wake_all();
-        Ok(())
-    }
-
-    /// unix_may_send(): a connected datagram socket hears its peer only.
-    fn accepts_from(&self, sender: &UnixSocket) -> bool {
-        self.state.lock().peer.as_ref().is_none_or(|peer| std::ptr::eq(&**peer, sender))
-    }
-
-    /// unix_stream_connect().
-    fn connect_stream(&self, task: &Arc<Task>, address: &[u8]) -> Result<()> {
-        if self.options.pass_cred() {
-            self.autobind()?;
-        }
-        let listener = self.find(task, address)?;
-        {
-            let state = self.state.lock();
-            if state.pending.is_some() {
-                return Err(Errno::EINVAL);
-            }
-            if state.peer.is_some() || state.connected {
-                return Err(Errno::EISCONN);
-            }
-        }
-        let server = UnixSocket::new(&self.space, self.kind);
-        let me = self.me.upgrade().ok_or(Errno::EINVAL)?;
-        {
-            let mut state = server.state.lock();
-            state.peer = Some(me);
-            state.peer_cred = Some(glue::ucred(task));
-            state.connected = true;
-        }
-        let cred = {
-            let mut state = listener.state.lock();
-            let name = state.name.clone();
-            if state.closed || state.shut.receive {
-                return Err(Errno::ECONNREFUSED);
-            }
-            let pending = state.pending.as_mut().ok_or(Errno::ECONNREFUSED)?;
-            if pending.queue.len() > pending.backlog {
-                return Err(Errno::EAGAIN);
-            }
-            // Before anybody can accept it.
-            server.state.lock().name = name;
-            pending.queue.push_back(server.clone());
-            pending.cred
-        };
-        {
-            let mut state = self.state.lock();
-            state.peer = Some(server);
-            state.peer_cred = Some(cred);
-            state.connected = true;
-        }
-        listener.readable.wake_all();
-        self.wake();
-        Ok(())
-    }
-
-    /// unix_stream_sendmsg(), without its waiting.
-    fn send_stream(&self, message: &mut Outgoing<'_>) -> Result<usize> {
-        let (peer, shut, connected) = {
-            let state = self.state.lock();
-            (state.peer.clone(), state.shut, state.connected)
-        };
-        if message.address.is_some() {
-            return Err(if connected { Errno::EISCONN } else { Errno::EOPNOTSUPP });
-        }
-        let peer = peer.ok_or(Errno::ENOTCONN)?;
-        if shut.send {
-            return Err(broken(message));
-        }
-        let mut done = 0;
-        let limit = (self.account.limit() / 2).saturating_sub(64).clamp(1, MAX_CHUNK);
-        let address = self.source_address();
-        while message.source.remaining() > 0 {
-            if !self.account.has_room() {
-                return if done > 0 { Ok(done) } else { Err(Errno::EAGAIN) };
-            }
-            let len = message.source.remaining().min(limit);
-            let paged = len.saturating_sub(MAX_HEAD).next_multiple_of(4096).min(len);
-            let data = match take_bytes(message.source, len) {
-                Ok(data) => data,
-                Err(error) => return if done > 0 { Ok(done) } else { Err(error) },
-            };
-            let charge = self.account.charge(true_size(len, paged));
-            let mut packet = Packet::new(data, address.clone(), message.cred, Some(charge));
-            if !message.files.is_empty() {
-                packet.rights = Some(Rights::new(std::mem::take(&mut message.files), &self.space.in_flight));
-            }
-            if let Err(packet) = peer.deliver(packet) {
-                drop(packet);
-                return if done > 0 { Ok(done) } else { Err(broken(message)) };
-            }
-            done += len;
-        }
-        Ok(done)
-    }
-
-    /// Puts a packet into this socket's queue; gives it back if nobody will read it.
-    fn deliver(&self, packet: Packet) -> std::result::Result<(), Packet> {
-        let mut state = self.state.lock();
-        if state.closed || state.shut.receive {
-            return Err(packet);
-        }
-        state.inbox.push(packet);
-        drop(state);
-        self.readable.wake_all();
-        Ok(())
-    }
-
-    /// unix_dgram_sendmsg(), without its waiting.
-    fn send_packet(&self, message: &mut Outgoing<'_>) -> Result<usize> {
-        let (peer, shut) = {
-            let state = self.state.lock();
-            (state.peer.clone(), state.shut)
-        };
-        let peer = match (&message.address, self.kind) {
-            (Some(address), Kind::Datagram) => {
-                let other = self.find(message.task, address)?;
-                if !other.accepts_from(self) {
-                    return Err(Errno::EPERM);
-                }
-                other
-            }
-            _ => peer.ok_or(Errno::ENOTCONN)?,
-        };
-        if self.options.pass_cred() {
-            self.autobind()?;
-        }
-        let len = message.source.remaining();
-        if len > self.account.limit().saturating_sub(32) {
-            return Err(Errno::EMSGSIZE);
-        }
-        if shut.send {
-            return Err(Errno::EPIPE);
-        }
-        if !self.account.has_room() {
-            return Err(Errno::EAGAIN);
-        }
-        {
-            let state = peer.state.lock();
-            if state.closed {
-                drop(state);
-                self.forget_peer(&peer);
-                return Err(if self.kind == Kind::Datagram { Errno::ECONNREFUSED } else { Errno::EPIPE });
-            }
-            if state.shut.receive {
-                return Err(Errno::EPIPE);
-            }
-            let mutual = state.peer.as_ref().is_some_and(|back| std::ptr::eq(&**back, self));
-            if !mutual && state.inbox.count() > MAX_QUEUED {
-                return Err(Errno::EAGAIN);
-            }
-        }
-        let data = take_bytes(message.source, len)?;
-        let charge = self.account.charge(true_size(len, len.saturating_sub(MAX_ALLOC)));
-        let mut packet = Packet::new(data, self.source_address(), message.cred, Some(charge));
-        if !message.files.is_empty() {
-            packet.rights = Some(Rights::new(std::mem::take(&mut message.files), &self.space.in_flight));
-        }
-        peer.deliver(packet).map_err(|_| Errno::ECONNREFUSED)?;
-        Ok(len)
-    }
-
-    /// A datagram socket loses its peer with the first packet that cannot be delivered.
-    fn forget_peer(&self, peer: &Arc<UnixSocket>) {
-        if self.kind != Kind::Datagram {
-            return;
-        }
-        let mut state = self.state.lock();
-        let old = state.peer.take_if(|it| Arc::ptr_eq(it, peer));
-        state.connected = state.peer.is_some();
-        drop(state);
-        drop(old);
-    }
-
-    /// Room at the datagram receiver that this socket is connected to.
-    fn peer_has_room(&self, peer: &UnixSocket) -> bool {
-        let state = peer.state.lock();
-        let mutual = state.peer.as_ref().is_some_and(|back| std::ptr::eq(&**back, self));
-        mutual || state.inbox.count() <= MAX_QUEUED
-    }
-}
-
-/// `EPIPE`, and `SIGPIPE` unless refused.
-fn broken(message: &Outgoing<'_>) -> Errno {
-    if message.flags & MSG_NOSIGNAL == 0 {
-        glue::broken_pipe(message.task);
-    }
-    Errno::EPIPE
 }
 
 impl Socket for UnixSocket {

@@ -1,0 +1,144 @@
+//! Copying up: a node of the lower tree gets attributes and contents in memory before it changes.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::Node;
+use crate::abi::types::Timespec;
+use crate::fs::host::HostNode;
+use crate::fs::mem::{Data, MemInode};
+use crate::fs::{Inode, NewNode, S_IFDIR};
+use crate::mem::{SliceSource, VecSink};
+use crate::{Errno, Result};
+
+impl Node {
+    /// The directory it was found in remembers it, and so on upwards: it is not as the lower tree has it.
+    fn pin(&self) -> Result<()> {
+        let mut at = self.this()?;
+        loop {
+            let Some((parent, name)) = at.origin.lock().take() else { return Ok(()) };
+            {
+                let mut names = parent.names.lock();
+                if !names.map.contains_key(&name) {
+                    names.put(&name, at);
+                }
+            }
+            at = parent;
+        }
+    }
+
+    /// A memory node for its attributes, with what the lower one has. Does not change what it shows.
+    pub(in super::super) fn attributes_up(&self) -> Result<Arc<MemInode>> {
+        if let Some(upper) = self.upper() {
+            return Ok(upper);
+        }
+        let _once = self.copying.lock();
+        if let Some(upper) = self.upper() {
+            return Ok(upper);
+        }
+        let lower = self.lower.as_ref().ok_or(Errno::EIO)?;
+        let stat = lower.stat()?;
+        let new =
+            NewNode { mode: stat.st_mode, uid: stat.st_uid, gid: stat.st_gid, rdev: stat.st_rdev, target: b"" };
+        let upper = self.shared.mem.stand_in(&new, self.id.0, self.id.1)?;
+        upper.edit_meta(|meta| {
+            meta.nlink = stat.st_nlink;
+            meta.atime = Timespec { tv_sec: stat.st_atime, tv_nsec: stat.st_atime_nsec };
+            meta.mtime = Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec };
+            meta.ctime = Timespec { tv_sec: stat.st_ctime, tv_nsec: stat.st_ctime_nsec };
+        });
+        for name in lower.list_xattr().unwrap_or_default() {
+            if let Ok(value) = lower.xattr(&name) {
+                upper.set_xattr(&name, &value, 0)?;
+            }
+        }
+        if self.kind != S_IFDIR && stat.st_nlink > 1 {
+            self.shared.linked.lock().insert(self.id, self.this()?);
+        }
+        *self.upper.write() = Some(upper.clone());
+        self.pin()?;
+        Ok(upper)
+    }
+
+    /// The contents in memory, at most `keep` bytes of them (the rest is about to be cut off).
+    pub(in super::super) fn contents_up(&self, keep: u64) -> Result<Arc<MemInode>> {
+        let upper = self.attributes_up()?;
+        if self.data_up() {
+            return Ok(upper);
+        }
+        let _once = self.copying.lock();
+        if self.data_up() {
+            return Ok(upper);
+        }
+        let lower = self.lower.as_ref().ok_or(Errno::EIO)?;
+        let data = upper.data().ok_or(Errno::EINVAL)?;
+        if let Err(error) = copy_contents(&**lower, data, keep) {
+            let _ = data.truncate(0);
+            return Err(error);
+        }
+        self.data_up.store(true, Ordering::Release);
+        Ok(upper)
+    }
+
+    /// Names changed: so did the times.
+    pub(super) fn touch(&self) -> Result<()> {
+        self.attributes_up()?.touch();
+        Ok(())
+    }
+}
+
+/// Copies the contents of a lower file, holes as holes.
+fn copy_contents(lower: &dyn Inode, into: &Data, keep: u64) -> Result<()> {
+    if keep == 0 {
+        return Ok(());
+    }
+    if let Some(node) = lower.as_any().downcast_ref::<MemInode>() {
+        let from = node.data().ok_or(Errno::EINVAL)?;
+        return copy_ranges(into, keep.min(from.size()), |at, limit| {
+            let at = match from.seek_data(at, false) {
+                Err(Errno::ENXIO) => return Ok(None),
+                other => other?,
+            };
+            let mut sink = VecSink { bytes: Vec::new(), limit };
+            from.read(at, &mut sink)?;
+            Ok(Some((at, sink.bytes)))
+        });
+    }
+    let node = lower.as_any().downcast_ref::<HostNode>().ok_or(Errno::EIO)?;
+    let host = |error: rustix::io::Errno| Errno::from_raw(error.raw_os_error());
+    let file = node.open_host(rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NONBLOCK)?;
+    let size = rustix::fs::fstat(&file).map_err(host)?.st_size as u64;
+    copy_ranges(into, keep.min(size), |at, limit| {
+        let at = match rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(at)) {
+            Err(rustix::io::Errno::NXIO) => return Ok(None),
+            Err(rustix::io::Errno::INVAL) => at,
+            other => other.map_err(host)?,
+        };
+        let mut bytes = vec![0; limit];
+        let count = rustix::io::pread(&file, &mut bytes, at).map_err(host)?;
+        bytes.truncate(count);
+        Ok((count > 0).then_some((at, bytes)))
+    })
+}
+
+/// `next(at, limit)` yields the next data at or behind `at`.
+fn copy_ranges(
+    into: &Data,
+    size: u64,
+    mut next: impl FnMut(u64, usize) -> Result<Option<(u64, Vec<u8>)>>,
+) -> Result<()> {
+    let mut at = 0;
+    while at < size {
+        let Some((start, mut bytes)) = next(at, 1 << 20)? else { break };
+        bytes.truncate(usize::try_from(size.saturating_sub(start)).unwrap_or(usize::MAX));
+        if bytes.is_empty() {
+            break;
+        }
+        let end = start + bytes.len() as u64;
+        if into.write(start, &mut SliceSource(&bytes))? < bytes.len() {
+            return Err(Errno::ENOSPC);
+        }
+        at = end;
+    }
+    into.truncate(size)
+}
