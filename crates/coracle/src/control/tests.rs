@@ -137,7 +137,7 @@ fn signals_reach_what_was_started() {
     let scratch = tempfile::tempdir().unwrap();
     let dir = scratch.path().join("coracle");
     let mock = Arc::new(Mock::default());
-    let server = Server::start_in(&dir, Arc::clone(&mock) as Arc<dyn Handler>).unwrap();
+    let server = start_in(&dir, Arc::clone(&mock) as Arc<dyn Handler>).unwrap();
     let null = std::fs::File::open("/dev/null").unwrap();
     let mut sent = None;
     let code = find_in(&dir, server.id()).unwrap().executed(request("forever"), [null.as_fd(); 3], |stream| {

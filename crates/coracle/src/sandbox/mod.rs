@@ -49,7 +49,6 @@ pub fn run(
     });
     raise_descriptor_limit();
     let cpus = bind_cpus(config);
-    let cred = credentials(config.user.as_ref())?;
     startup::step("limits of this process set");
     let unreachable = |error: &std::io::Error| {
         log::warn!("coracle ps, kill and exec will not find this sandbox: {error}");
