@@ -12,7 +12,7 @@
 use core::mem::{offset_of, size_of};
 use core::sync::atomic::{AtomicU32, AtomicU64};
 
-use super::pvclock::Slot;
+use super::pvclock::{self, Slot, Trouble};
 use super::seq::{Reading, SeqCell};
 
 /// Fractional bits of `sub` and `mult`.
@@ -175,6 +175,111 @@ impl Fine {
             }
         })
     }
+}
+
+/// What came of looking at a clock within one attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    Is(Moment),
+    /// The counter reading is older than the line.
+    Again,
+    /// Not to be had without a system call.
+    Not,
+}
+
+impl Look {
+    fn map(self, change: impl FnOnce(Moment) -> Moment) -> Look {
+        match self {
+            Look::Is(moment) => Look::Is(change(moment)),
+            other => other,
+        }
+    }
+}
+
+impl Vvar {
+    /// A clock's time, by whichever way is open; `None`: ask the kernel.
+    pub fn fine(&self, clock: Fine, tries: u32, mut tsc: impl FnMut() -> u64) -> Option<Moment> {
+        self.attempts(tries, |words| {
+            let now = tsc();
+            self.look(&words, clock, now)
+        })
+    }
+
+    /// A coarse clock's time. While nobody keeps them going they follow the fine ones at a distance of one tick, and
+    /// so are never ahead of what somebody who does would publish.
+    pub fn coarse(&self, real: bool, tries: u32, mut tsc: impl FnMut() -> u64) -> Option<Moment> {
+        self.attempts(tries, |words| {
+            let last = if real {
+                (words.get::<{ word::COARSE_REAL_SEC }>(), words.get::<{ word::COARSE_REAL_NSEC }>())
+            } else {
+                (words.get::<{ word::COARSE_MONO_SEC }>(), words.get::<{ word::COARSE_MONO_NSEC }>())
+            };
+            let last = Moment { sec: last.0 as i64, nsec: last.1 as u32 };
+            if words.get::<{ word::COARSE_VALID }>() != 0 {
+                return Look::Is(last);
+            }
+            let now = tsc();
+            let tick = words.get::<{ word::TICK }>() as u32;
+            let clock = if real { Fine::Realtime } else { Fine::Monotonic };
+            self.look(&words, clock, now).map(|moment| moment.before(tick).max(last))
+        })
+    }
+
+    fn attempts(&self, tries: u32, mut look: impl FnMut(Words<'_>) -> Look) -> Option<Moment> {
+        for _ in 0..tries {
+            match self.clocks.try_read(&mut look) {
+                Some(Look::Is(moment)) => return Some(moment),
+                Some(Look::Not) => return None,
+                Some(Look::Again) | None => <AtomicU64 as super::seq::Word>::relax(),
+            }
+        }
+        None
+    }
+
+    /// Within one attempt.
+    fn look(&self, words: &Words<'_>, clock: Fine, tsc: u64) -> Look {
+        if let Some(moment) = clock.at(words, tsc) {
+            return Look::Is(moment);
+        }
+        let delta = tsc.wrapping_sub(words.get::<{ word::CYCLES }>());
+        match words.get::<{ word::MODE }>() {
+            mode::TSC if words.get::<{ word::LIMIT }>() != 0 && (delta as i64) < 0 => Look::Again,
+            mode::PVCLOCK | mode::PVCLOCK_PER_CPU => match pvclock::one_page(&self.vcpus, tsc) {
+                Ok(monotonic) => hypervisors(words, clock, monotonic),
+                Err(Trouble::Again) => Look::Again,
+                Err(Trouble::Stale | Trouble::Unstable) => Look::Not,
+            },
+            _ => Look::Not,
+        }
+    }
+}
+
+/// A clock's time, given MONOTONIC in nanoseconds as the hypervisor clock has it.
+pub fn hypervisors(words: &Words<'_>, clock: Fine, monotonic: u64) -> Look {
+    const SECOND: u64 = NSEC_PER_SEC as u64;
+    let monotonic = Moment { sec: (monotonic / SECOND) as i64, nsec: (monotonic % SECOND) as u32 };
+    let real = || {
+        let (sec, nsec) = (words.get::<{ word::REAL_OFF_SEC }>(), words.get::<{ word::REAL_OFF_NSEC }>());
+        monotonic.after(sec as i64, nsec as u32)
+    };
+    match clock {
+        Fine::Monotonic => Look::Is(monotonic),
+        Fine::Realtime => Look::Is(real()),
+        Fine::Tai => Look::Is(real().after(words.get::<{ word::TAI_OFF_SEC }>() as i64, 0)),
+        Fine::Boottime => {
+            let (sec, nsec) = (words.get::<{ word::BOOT_OFF_SEC }>(), words.get::<{ word::BOOT_OFF_NSEC }>());
+            Look::Is(monotonic.after(sec as i64, nsec as u32))
+        }
+        // It has another slope.
+        Fine::Raw => Look::Not,
+    }
+}
+
+/// Whether a reader of a coarse clock that nobody keeps going asks the kernel to have it kept going: one in 512, so that
+/// who asks often soon need not read the counter, and who asks rarely causes nothing to tick.
+#[inline]
+pub fn starts_ticking(tsc: u64) -> bool {
+    tsc.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 55 == 0
 }
 
 impl Moment {

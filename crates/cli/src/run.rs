@@ -8,8 +8,8 @@ use std::time::Duration;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueEnum, ValueHint};
 use coracle::config::{
-    self, Bind, Config, Confine, Environment, Limits, LogLevel, Net, PlatformChoice, Rootfs, Timeout, Trace, User,
-    WaitPolicy,
+    self, Bind, ClockChoice, Config, Confine, Environment, Limits, LogLevel, Net, PlatformChoice, Rootfs, Timeout, Trace,
+    User, WaitPolicy,
 };
 use coracle::{Reason, startup};
 
@@ -138,6 +138,12 @@ pub struct RunArgs {
     #[arg(long, value_enum, value_name = "LEVEL", default_value_t = LogArg::Warn, help_heading = INSIGHT)]
     log: LogArg,
 
+    /// How the program tells the time: as fast as the host allows, from the time stamp counter, from the pages of the
+    /// hypervisor clock ABI, or by system call.
+    #[arg(long, value_enum, default_value_t = ClockArg::Auto, hide_possible_values = true,
+        value_name = "auto|tsc|pvclock|syscall", help_heading = PROCESS)]
+    clock: ClockArg,
+
     /// How a waiting side of a port waits; for measurements.
     #[arg(long, value_enum, default_value_t = WaitArg::Adaptive, hide = true)]
     wait_policy: WaitArg,
@@ -204,6 +210,17 @@ enum WaitArg {
     Adaptive,
     Spin,
     Sleep,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ClockArg {
+    Auto,
+    Tsc,
+    Pvclock,
+    /// The hypervisor clock ABI's older reader, for measurements.
+    #[value(hide = true)]
+    PvclockPerCpu,
+    Syscall,
 }
 
 /// Why options do not make a configuration.
@@ -298,6 +315,13 @@ impl RunArgs {
             ConfineArg::Required => Confine::Required,
             ConfineArg::Off => Confine::Off,
         };
+        config.clock = match self.clock {
+            ClockArg::Auto => ClockChoice::Auto,
+            ClockArg::Tsc => ClockChoice::Tsc,
+            ClockArg::Pvclock => ClockChoice::Pvclock,
+            ClockArg::PvclockPerCpu => ClockChoice::PvclockPerCpu,
+            ClockArg::Syscall => ClockChoice::Syscall,
+        };
         config.wait_policy = match self.wait_policy {
             WaitArg::Adaptive => WaitPolicy::Adaptive,
             WaitArg::Spin => WaitPolicy::Spin,
@@ -374,7 +398,7 @@ mod tests {
             "--bind /etc:/x:ro --write /tmp --workdir /w --env A=1 --env-clear --user 3:4 --memory 64M \
              --cpus 2 --pids 9 --disk 1G --output-limit 1K --timeout 2s --grace 1s --diff --hostname box \
              --net host --platform seccomp --trace=syscalls:read --trace=syscalls:write --trace startup \
-             --stats --log debug --json --confine required --wait-policy spin -- p",
+             --stats --log debug --json --confine required --clock pvclock --wait-policy spin -- p",
         );
         let mut want = Config::new(["p"]);
         want.binds = vec![Bind { src: "/etc".into(), dst: "/x".into(), read_only: true }];
@@ -395,6 +419,7 @@ mod tests {
         want.net = Net::Host;
         want.platform = PlatformChoice::Seccomp;
         want.confine = Confine::Required;
+        want.clock = ClockChoice::Pvclock;
         want.wait_policy = WaitPolicy::Spin;
         let names = vec!["read".to_owned(), "write".to_owned()];
         want.trace = Trace { syscalls: Some(config::SyscallFilter { names, invert: false }), startup: true };

@@ -48,6 +48,9 @@ pub struct Config {
     pub platform: PlatformChoice,
     /// Walls around the kernel process.
     pub confine: Confine,
+    /// How guests tell the time.
+    #[serde(default)]
+    pub clock: ClockChoice,
     /// How a waiting side of a port waits. Anything but adaptive is for measurements.
     pub wait_policy: WaitPolicy,
     /// What to trace.
@@ -83,6 +86,7 @@ impl Config {
             net: Net::None,
             platform: PlatformChoice::Auto,
             confine: Confine::Auto,
+            clock: ClockChoice::Auto,
             wait_policy: WaitPolicy::Adaptive,
             trace: Trace::default(),
             stats: false,
@@ -238,6 +242,23 @@ pub enum Confine {
     Required,
     /// Not at all: for debugging and measuring Coracle itself.
     Off,
+}
+
+/// How guests tell the time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClockChoice {
+    /// As fast as the host allows.
+    #[default]
+    Auto,
+    /// In the vDSO, from the time stamp counter; where that is not fit, by system call.
+    Tsc,
+    /// In the vDSO, from the hypervisor clock ABI's page of virtual CPU 0.
+    Pvclock,
+    /// In the vDSO, from the page of the reader's own CPU; for measurements.
+    PvclockPerCpu,
+    /// By system call.
+    Syscall,
 }
 
 /// How the two sides of a port wait for each other.

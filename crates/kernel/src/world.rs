@@ -10,6 +10,8 @@ use parking_lot::{Condvar, Mutex};
 use crate::SysResult;
 use crate::call::Ctx;
 use crate::task::{Pool, Process, Task, Tree};
+use crate::time::host::Host;
+use crate::time::{Choice, Clocks, Kind, Offsets};
 
 /// Pid of the first program. Pid 1 is the kernel's own init: ordinary programs are not written to be init, whom
 /// signals without a handler do not touch.
@@ -27,6 +29,9 @@ pub struct WorldConfig {
     pub memory_limit: Option<u64>,
     /// Most threads at a time; `clone` says `EAGAIN` beyond.
     pub pids_limit: Option<u32>,
+    /// How guests tell the time, and what their clocks show beyond the host's.
+    pub clock: Choice,
+    pub clock_offsets: Offsets,
 }
 
 /// Counters for `--stats`.
@@ -79,6 +84,8 @@ pub struct World {
     pub domainname: Mutex<Vec<u8>>,
     /// When the world began, on the host's monotonic clock.
     pub boot: Instant,
+    /// The time as guests see it.
+    pub clocks: Arc<Clocks>,
     /// Threads of the kernel that serve guest threads.
     pub pool: Pool,
     tracer: OnceLock<Arc<dyn Tracer>>,
@@ -105,7 +112,9 @@ pub struct World {
 impl World {
     /// An empty world.
     pub fn new(platform: Arc<dyn Platform>, config: WorldConfig, vfs: crate::fs::Vfs) -> Arc<World> {
+        let clocks = Clocks::new(platform.vvar(), Box::new(Host), config.clock, config.clock_offsets);
         Arc::new(World {
+            clocks: Arc::new(clocks),
             hostname: Mutex::new(config.hostname.clone().into_bytes()),
             domainname: Mutex::new(b"(none)".to_vec()),
             platform,
@@ -198,9 +207,9 @@ impl World {
         self.end_changed.notify_all();
     }
 
-    /// Time since the world began.
+    /// BOOTTIME, to which start times of processes and `/proc/uptime` refer (`uptime_proc_show()`).
     pub fn uptime(&self) -> Duration {
-        self.boot.elapsed()
+        Duration::from_nanos(u64::try_from(self.clocks.now(Kind::Boottime)).unwrap_or(0))
     }
 
     /// The process with this pid, zombies included.

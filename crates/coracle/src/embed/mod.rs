@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::config::{Bind, Config, DEFAULT_GRACE, Rootfs, Timeout, User};
+use crate::config::{Bind, ClockChoice, Config, DEFAULT_GRACE, Rootfs, Timeout, User};
 use crate::{Error, startup};
 
 pub(crate) use kernel::linked;
@@ -168,6 +168,12 @@ impl SandboxBuilder {
     /// SIGTERM after this long, SIGKILL [`DEFAULT_GRACE`] later.
     pub fn timeout(&mut self, after: Duration) -> &mut Self {
         self.config.timeout = Some(Timeout { after, grace: DEFAULT_GRACE });
+        self
+    }
+
+    /// How the program tells the time.
+    pub fn clock(&mut self, clock: ClockChoice) -> &mut Self {
+        self.config.clock = clock;
         self
     }
 

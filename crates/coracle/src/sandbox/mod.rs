@@ -20,10 +20,11 @@ use std::time::{Duration, Instant, SystemTime};
 use coracle_backends::seccomp::{SeccompPlatform, pace};
 use coracle_kernel::abi::linux::{SIGKILL, SIGTERM};
 use coracle_kernel::task::{Cred, Spawn};
+use coracle_kernel::time::{Choice, Offsets};
 use coracle_kernel::world::{World, WorldConfig};
 use coracle_platform::Platform;
 
-use crate::config::{Config, PlatformChoice, WaitPolicy};
+use crate::config::{ClockChoice, Config, PlatformChoice, WaitPolicy};
 use crate::control::{Place, Server};
 use crate::{Error, Lanes, Outcome, Reason, logger, startup};
 
@@ -209,6 +210,14 @@ fn world_config(config: &Config, cpus: Vec<usize>) -> WorldConfig {
         memory: granted_memory(config),
         memory_limit: config.limits.memory,
         pids_limit: config.limits.pids,
+        clock: match config.clock {
+            ClockChoice::Auto => Choice::Auto,
+            ClockChoice::Tsc => Choice::Tsc,
+            ClockChoice::Pvclock => Choice::Pvclock,
+            ClockChoice::PvclockPerCpu => Choice::PvclockPerCpu,
+            ClockChoice::Syscall => Choice::Syscall,
+        },
+        clock_offsets: Offsets::default(),
     }
 }
 

@@ -4,7 +4,8 @@ use crate::abi::types::{Timespec, Timeval};
 use crate::call::{Addr, Ctx};
 use crate::signal::RestartBlock;
 use crate::time::clock::{CLOCK_MONOTONIC, CLOCK_REALTIME, CLOCK_THREAD_CPUTIME_ID};
-use crate::time::{Clock, from_ns, to_ns};
+use crate::time::coarse::start_ticking;
+use crate::time::{Clock, Kind, from_ns, to_ns};
 use crate::{Errno, SysResult};
 
 crate::calls! {
@@ -23,8 +24,15 @@ crate::calls! {
 const TIMER_ABSTIME: u32 = 1;
 
 fn clock_gettime(cx: &mut Ctx<'_>, clock: i32, to: Addr) -> SysResult {
-    let now = Clock::find(&cx.task, clock)?.now();
-    cx.mem().write(to.0, &from_ns(now))?;
+    let clock = Clock::find(&cx.task, clock)?;
+    if let Clock::World(clocks, kind) = &clock
+        && cx.thread.called_by_vdso()
+        && clocks.asked_by_vdso()
+        && kind.is_coarse()
+    {
+        start_ticking(clocks);
+    }
+    cx.mem().write(to.0, &from_ns(clock.now()))?;
     Ok(0)
 }
 
@@ -75,7 +83,8 @@ fn settimeofday(cx: &mut Ctx<'_>, time: Addr, zone: Addr) -> SysResult {
 }
 
 fn time(cx: &mut Ctx<'_>, to: Addr) -> SysResult {
-    let now = from_ns(Clock::find(&cx.task, CLOCK_REALTIME)?.now()).tv_sec;
+    // The coarse clock's seconds, as the time stamps of files (`ktime_get_real_seconds()`).
+    let now = from_ns(cx.task.world.clocks.now(Kind::RealtimeCoarse)).tv_sec;
     if let Some(at) = to.non_null() {
         cx.mem().write(at, &now)?;
     }

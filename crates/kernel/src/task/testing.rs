@@ -30,6 +30,8 @@ pub(crate) fn world() -> Arc<World> {
         memory: 1 << 30,
         memory_limit: None,
         pids_limit: None,
+        clock: Default::default(),
+        clock_offsets: Default::default(),
     };
     let root = MemFs::new("tmpfs", 77, 0o777, Budget::new(u64::MAX));
     World::new(Arc::new(MockPlatform), config, Vfs::new(root, MountFlags::empty(), Budget::new(u64::MAX)))

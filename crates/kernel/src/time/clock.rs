@@ -1,12 +1,13 @@
-//! Clocks: the host's, and the CPU clocks of guest processes and threads (kernel/time/posix-timers.c and
+//! Clocks: the world's, and the CPU clocks of guest processes and threads (kernel/time/posix-timers.c and
 //! posix-cpu-timers.c).
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, DynamicClockId, clock_getres, clock_gettime, clock_gettime_dynamic};
+use rustix::time::{DynamicClockId, clock_gettime_dynamic};
 
-use super::NSEC_PER_SEC;
+use super::clocks::Clocks;
+use super::host::Kind;
 use crate::task::{Process, Task, usage};
 use crate::{Errno, Result};
 
@@ -27,28 +28,47 @@ pub enum CpuPart {
 /// Something to read the time from.
 #[derive(Clone)]
 pub enum Clock {
-    Host(ClockId),
-    /// International Atomic Time: real time without leap seconds.
-    Tai,
+    World(Arc<Clocks>, Kind),
     Process(Weak<Process>, CpuPart),
     Thread(Weak<Task>, CpuPart),
 }
 
-fn host(id: i32) -> Option<Clock> {
+/// The kind with this number, `EINVAL` where the host has none such.
+fn kind(id: i32) -> Option<Kind> {
     // Hosts without a real-time clock device do not have the alarm clocks; where they are, they show the same time.
     let exists = |id: DynamicClockId<'_>| clock_gettime_dynamic(id).is_ok();
-    Some(Clock::Host(match id {
-        0 => ClockId::Realtime,
-        1 => ClockId::Monotonic,
-        4 => ClockId::MonotonicRaw,
-        5 => ClockId::RealtimeCoarse,
-        6 => ClockId::MonotonicCoarse,
-        7 => ClockId::Boottime,
-        8 if exists(DynamicClockId::RealtimeAlarm) => ClockId::Realtime,
-        9 if exists(DynamicClockId::BoottimeAlarm) => ClockId::Boottime,
-        11 => return Some(Clock::Tai),
+    Some(match id {
+        0 => Kind::Realtime,
+        1 => Kind::Monotonic,
+        4 => Kind::Raw,
+        5 => Kind::RealtimeCoarse,
+        6 => Kind::MonotonicCoarse,
+        7 => Kind::Boottime,
+        8 if exists(DynamicClockId::RealtimeAlarm) => Kind::Realtime,
+        9 if exists(DynamicClockId::BoottimeAlarm) => Kind::Boottime,
+        11 => Kind::Tai,
         _ => return None,
-    }))
+    })
+}
+
+impl Kind {
+    /// Its `CLOCK_*` number.
+    pub fn id(self) -> i32 {
+        match self {
+            Kind::Realtime => 0,
+            Kind::Monotonic => 1,
+            Kind::Raw => 4,
+            Kind::RealtimeCoarse => 5,
+            Kind::MonotonicCoarse => 6,
+            Kind::Boottime => 7,
+            Kind::Tai => 11,
+        }
+    }
+
+    /// A coarse clock.
+    pub fn is_coarse(self) -> bool {
+        matches!(self, Kind::RealtimeCoarse | Kind::MonotonicCoarse)
+    }
 }
 
 impl Clock {
@@ -57,7 +77,7 @@ impl Clock {
         match id {
             CLOCK_PROCESS_CPUTIME_ID => Ok(Clock::Process(Arc::downgrade(&task.process), CpuPart::All)),
             CLOCK_THREAD_CPUTIME_ID => Ok(Clock::Thread(Arc::downgrade(task), CpuPart::All)),
-            0.. => host(id).ok_or(Errno::EINVAL),
+            0.. => kind(id).map(|kind| Clock::World(task.world.clocks.clone(), kind)).ok_or(Errno::EINVAL),
             _ => Clock::dynamic(task, id),
         }
     }
@@ -92,14 +112,7 @@ impl Clock {
             CpuPart::User => ns(user),
         };
         match self {
-            Clock::Host(_) | Clock::Tai => {
-                let now = match self {
-                    Clock::Host(id) => clock_gettime(*id),
-                    _ => clock_gettime_dynamic(DynamicClockId::Tai)
-                        .unwrap_or_else(|_| clock_gettime(ClockId::Realtime)),
-                };
-                now.tv_sec.saturating_mul(NSEC_PER_SEC).saturating_add(now.tv_nsec)
-            }
+            Clock::World(clocks, kind) => clocks.now(*kind),
             Clock::Process(process, part) => {
                 process.upgrade().map_or(0, |process| cpu(usage::times(&process), *part))
             }
@@ -112,25 +125,20 @@ impl Clock {
     /// Its resolution in nanoseconds.
     pub fn resolution(&self) -> i64 {
         match self {
-            Clock::Host(id) => {
-                let step = clock_getres(*id);
-                step.tv_sec.saturating_mul(NSEC_PER_SEC).saturating_add(step.tv_nsec)
-            }
+            Clock::World(clocks, kind) if kind.is_coarse() => clocks.tick(),
             _ => 1,
         }
     }
 
     /// Measures CPU time rather than time.
     pub fn is_cpu(&self) -> bool {
-        !matches!(self, Clock::Host(_) | Clock::Tai)
+        !matches!(self, Clock::World(..))
     }
 
     /// Can be waited for, and have timers: `EOPNOTSUPP` for coarse and raw clocks.
     pub fn timed(&self) -> Result<()> {
         match self {
-            Clock::Host(ClockId::MonotonicRaw | ClockId::RealtimeCoarse | ClockId::MonotonicCoarse) => {
-                Err(Errno::EOPNOTSUPP)
-            }
+            Clock::World(_, Kind::Raw | Kind::RealtimeCoarse | Kind::MonotonicCoarse) => Err(Errno::EOPNOTSUPP),
             _ => Ok(()),
         }
     }
@@ -142,7 +150,7 @@ impl Clock {
         const TICK: i64 = 4_000_000;
         const RARE: i64 = 100_000_000;
         let wait = match self {
-            Clock::Host(_) | Clock::Tai => left.max(0),
+            Clock::World(..) => left.max(0),
             Clock::Thread(..) => left.clamp(TICK, RARE),
             Clock::Process(process, _) => {
                 let threads = process.upgrade().map_or(1, |process| process.tasks().len().max(1));

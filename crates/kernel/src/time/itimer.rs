@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::clock::CpuPart;
-use super::{Alarm, Clock};
+use super::{Alarm, Clock, Kind};
 use crate::signal::{self, Signal};
 use crate::task::{Process, Task};
 
@@ -43,7 +43,7 @@ fn alarm(process: &Arc<Process>, which: Which) -> Arc<Alarm> {
 fn make(process: &Arc<Process>, which: Which) -> Arc<Alarm> {
     let weak = Arc::downgrade(process);
     let clock = match which {
-        Which::Real => Clock::Host(rustix::time::ClockId::Monotonic),
+        Which::Real => Clock::World(process.world.clocks.clone(), Kind::Monotonic),
         Which::Virtual => Clock::Process(weak.clone(), CpuPart::User),
         Which::Profiling => Clock::Process(weak.clone(), CpuPart::All),
     };

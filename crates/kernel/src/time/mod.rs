@@ -3,17 +3,25 @@
 
 mod alarm;
 pub mod clock;
+pub mod clocks;
+pub mod coarse;
+pub mod host;
 pub mod itimer;
 pub mod posix;
 #[cfg(test)]
+mod simulated;
+#[cfg(test)]
 mod tests;
 mod timerfd;
+mod track;
 mod wheel;
 
 use parking_lot::Mutex;
 
 pub use alarm::Alarm;
 pub use clock::{Clock, CpuPart};
+pub use clocks::{Choice, Clocks, Offsets};
+pub use host::Kind;
 pub use timerfd::TimerFd;
 pub use wheel::Wheel;
 

@@ -87,9 +87,9 @@ impl File for TimerFd {
         let (value, interval) = self.get();
         let split = |time: i64| format!("({}, {})", time / 1_000_000_000, time % 1_000_000_000);
         let clock = match &self.alarm.clock {
-            Clock::Host(id) => *id as i32,
-            // TAI is number 11; CPU clocks have no timerfd.
-            _ => 11,
+            Clock::World(_, kind) => kind.id(),
+            // CPU clocks have no timerfd.
+            _ => 0,
         };
         text.push_str(&format!(
             "clockid: {clock}\nticks: {}\nsettime flags: 00\nit_value: {}\nit_interval: {}\n",
