@@ -14,6 +14,15 @@ pub const SHIM_ALIGN: u64 = 1 << 32;
 /// Offset of the ports from the shim's base.
 pub const PORTS_OFFSET: u64 = 0x1000_0000;
 
+/// Size of the vDSO's image in memory.
+pub const VDSO_SIZE: u64 = 0x2000;
+/// Size of the vvar pages, which lie directly below the image.
+pub const VVAR_SIZE: u64 = 0x5000;
+/// How far below the shim the zygote has the vvar pages and the image; a program's loader moves them from there.
+pub const VVAR_BELOW: u64 = VVAR_SIZE + VDSO_SIZE;
+/// The call number by which the vDSO asks for fresh clocks. No kernel knows it.
+pub const REFRESH_CALL: u32 = 0x1001;
+
 /// Value of [`word::MAGIC`]; tells the fast path that GS is its own and not the guest's.
 pub const MAGIC: u32 = 0x4372_6c31;
 

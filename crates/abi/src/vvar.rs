@@ -82,6 +82,15 @@ pub mod seed {
     pub const READY: u32 = 2;
 }
 
+/// Values of [`Vvar::cpu_source`]: how the vDSO learns which CPU it runs on.
+pub mod cpu_source {
+    /// By the system call.
+    pub const CALL: u64 = 0;
+    pub const RDPID: u64 = 1;
+    /// From the limit of a segment.
+    pub const LSL: u64 = 2;
+}
+
 /// The pages.
 #[repr(C, align(4096))]
 pub struct Vvar {
@@ -91,7 +100,11 @@ pub struct Vvar {
     spare: AtomicU32,
     /// Random states made under another number are void. Never 0.
     pub random_generation: AtomicU64,
-    rest: [u64; (4096 - 256 - 16) / 8],
+    /// Address of the shim's fast path: where the vDSO's system calls go.
+    pub fast_entry: AtomicU64,
+    /// [`cpu_source`].
+    pub cpu_source: AtomicU64,
+    rest: [u64; (4096 - 256 - 32) / 8],
     /// Hypervisor clock ABI, by virtual CPU.
     pub vcpus: [Slot<AtomicU64>; VCPUS],
 }

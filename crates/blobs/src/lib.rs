@@ -9,3 +9,11 @@ pub const SHIM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/shim.bin"));
 pub mod label {
     include!(concat!(env!("OUT_DIR"), "/labels.rs"));
 }
+
+/// The vDSO's image, a whole ELF file, to be mapped read-execute directly above the vvar pages.
+pub const VDSO: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/vdso.bin"));
+
+/// Offsets into [`VDSO`].
+pub mod vdso {
+    include!(concat!(env!("OUT_DIR"), "/vdso.rs"));
+}

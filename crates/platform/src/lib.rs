@@ -79,6 +79,11 @@ pub trait Space: Send + Sync {
     /// What this address space has used so far.
     fn usage(&self) -> Usage;
 
+    /// The vDSO and its data as a new address space has them, above [`Layout::top`]; a program gets them moved.
+    fn vdso(&self) -> Option<Vdso> {
+        None
+    }
+
     /// A file that was mapped under `key` is closed: the platform need not keep it at hand any longer.
     fn forget_file(&self, key: u64);
 
@@ -95,6 +100,21 @@ pub struct Layout {
     pub top: u64,
 }
 
+/// Where the vDSO's data and, directly above, its image lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vdso {
+    pub vvar: u64,
+    pub image: u64,
+    pub end: u64,
+}
+
+/// A mapping that Linux has a name for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Special {
+    Vvar,
+    Vdso,
+}
+
 /// One line of `/proc/PID/maps` as the host sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mapping {
@@ -107,6 +127,7 @@ pub struct Mapping {
     /// Host device and inode; zero for anonymous memory.
     pub dev: u64,
     pub ino: u64,
+    pub special: Option<Special>,
     /// Bytes resident, where the platform was asked for them; else zero.
     pub resident: u64,
 }
@@ -182,7 +203,8 @@ pub trait Thread: Send {
         Ok(Err(Errno::ENOSYS))
     }
 
-    /// The call that the thread stands in was made by the vDSO because it could not tell the time.
+    /// The system call that the thread stands in is the vDSO's own: made at the one instruction of it that asks for
+    /// fresh clocks.
     fn called_by_vdso(&self) -> bool {
         false
     }

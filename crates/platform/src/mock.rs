@@ -120,6 +120,7 @@ impl Space for MockSpace {
                 offset: 0,
                 dev: 0,
                 ino: 0,
+                special: None,
                 resident: PAGE_SIZE,
             })
             .collect()

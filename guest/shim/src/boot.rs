@@ -7,11 +7,13 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use crate::handler;
 use crate::label;
-use crate::port::{INTERRUPT_SIGNAL, PORT_COUNT, PORT_SIZE, PORTS_OFFSET, word};
+use crate::port::{INTERRUPT_SIGNAL, PORT_COUNT, PORT_SIZE, PORTS_OFFSET, VVAR_BELOW, VVAR_SIZE, word};
 use crate::raw::{self, Port};
 
 /// The kernel hands over the zygote's ports as this descriptor.
 const PORTS_FD: u64 = 3;
+/// And the vvar pages, open for reading only, as this one.
+const VVAR_FD: u64 = 4;
 /// First address that user space may not map (`TASK_SIZE_MAX`).
 const USER_END: u64 = 0x7fff_ffff_f000;
 
@@ -19,7 +21,6 @@ const USER_END: u64 = 0x7fff_ffff_f000;
 pub unsafe extern "C" fn boot(_stack: u64) -> ! {
     let ports = base() + PORTS_OFFSET;
     call(9, [ports, PORT_COUNT * PORT_SIZE, 3, 0x11, PORTS_FD, 0]);
-    call(436, [0, u64::from(u32::MAX), 0, 0, 0, 0]); // close_range: a worker starts without descriptors
     // SAFETY: the top of port 0's signal stack is mapped and nobody uses it.
     unsafe { raw::switch_stack(ports + PORT_SIZE - 64, ports) };
     raw::trap()
@@ -31,7 +32,11 @@ pub unsafe extern "C" fn settle(port: Port) -> ! {
     let end = base + 0x1_0000;
     let ports = base + PORTS_OFFSET;
     let ports_end = ports + PORT_COUNT * PORT_SIZE;
-    call(11, [0x1_0000, base - 0x1_0000, 0, 0, 0, 0]);
+    // All that `exec` made below the vvar goes, the host's own vDSO with it; ours lies between vvar and shim.
+    let vvar = base - VVAR_BELOW;
+    call(11, [0x1_0000, vvar - 0x1_0000, 0, 0, 0, 0]);
+    call(9, [vvar, VVAR_SIZE, 1, 0x11, VVAR_FD, 0]); // PROT_READ, SHARED|FIXED
+    call(436, [0, u64::from(u32::MAX), 0, 0, 0, 0]); // close_range: a worker starts without descriptors
     // Everything above the shim is taken, so that the host's search for free space (which goes down) stays below.
     for (from, to) in [(end, ports), (ports_end, USER_END)] {
         call(11, [from, to - from, 0, 0, 0, 0]);

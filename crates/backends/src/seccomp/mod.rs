@@ -10,6 +10,7 @@
 //! | `pace` | to spin or to sleep |
 //! | `notify` | the calls that need the kernel's consent |
 //! | `rewrite` | jumps in place of hot `syscall` instructions |
+//! | `vvar` | the vDSO and its data |
 //! | `reaper` | learns who has died |
 
 mod filter;
@@ -22,12 +23,13 @@ mod reaper;
 mod rewrite;
 mod table;
 mod thread;
+mod vvar;
 mod worker;
 mod zygote;
 
 use std::sync::Arc;
 
-use coracle_platform::{ForkError, Platform, PlatformError, Vessel};
+use coracle_platform::{ForkError, Platform, PlatformError, Vessel, VvarMemory};
 use parking_lot::Mutex;
 
 use notify::Notifier;
@@ -92,6 +94,10 @@ impl Platform for SeccompPlatform {
         Ok(Vessel { space: worker, thread: Box::new(thread) })
     }
 
+    fn vvar(&self) -> Option<Arc<VvarMemory>> {
+        Some(self.zygote_worker.vvar.memory.clone())
+    }
+
     fn name(&self) -> &'static str {
         "seccomp"
     }
@@ -102,4 +108,9 @@ fn random() -> u64 {
     let mut bytes = [0; 8];
     let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
     u64::from_ne_bytes(bytes)
+}
+
+/// The processor has `RDPID`.
+fn has_rdpid() -> bool {
+    core::arch::x86_64::__cpuid_count(7, 0).ecx & (1 << 22) != 0
 }

@@ -5,11 +5,11 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use coracle_abi::port::{PORT_COUNT, SHIM_ALIGN, word};
-use coracle_platform::{Death, Layout, Mapping, Space, Usage};
+use coracle_abi::port::{PORT_COUNT, SHIM_ALIGN, VDSO_SIZE, VVAR_BELOW, word};
+use coracle_platform::{Death, Layout, Mapping, Space, Special, Usage, Vdso};
 use parking_lot::Mutex;
 use rustix::fs::OFlags;
 
@@ -17,6 +17,7 @@ use super::frame::Place;
 use super::memory;
 use super::ports::{Ports, wake_word};
 use super::rewrite::Sites;
+use super::vvar::Vvar;
 use crate::host_proc;
 
 /// Value of a port's state once its worker is dead. Only the kernel writes it.
@@ -41,6 +42,9 @@ pub struct Worker {
     pub own_affinity: AtomicBool,
     pub files: Mutex<Files>,
     pub sites: Mutex<Sites>,
+    pub vvar: Arc<Vvar>,
+    /// Where the vDSO's image was moved to.
+    pub vdso: AtomicU64,
 }
 
 /// A host thread whose guest thread has ended, asleep in the handler of its last request.
@@ -66,7 +70,7 @@ pub struct Files {
 
 impl Worker {
     /// A worker whose process has this pid. Port 0 or `first_port` is in use.
-    pub fn new(pid: i32, base: u64, ports: Arc<Ports>, first_port: usize) -> Arc<Worker> {
+    pub fn new(pid: i32, base: u64, ports: Arc<Ports>, first_port: usize, vvar: Arc<Vvar>) -> Arc<Worker> {
         let mut in_use = vec![false; PORT_COUNT as usize];
         in_use[first_port] = true;
         Arc::new(Worker {
@@ -82,6 +86,8 @@ impl Worker {
             own_affinity: AtomicBool::new(false),
             files: Mutex::default(),
             sites: Mutex::default(),
+            vvar,
+            vdso: AtomicU64::new(0),
         })
     }
 
@@ -186,7 +192,11 @@ impl Space for Worker {
     }
 
     fn layout(&self) -> Layout {
-        Layout { bottom: 0x1_0000, top: self.base }
+        Layout { bottom: 0x1_0000, top: self.base - VVAR_BELOW }
+    }
+
+    fn vdso(&self) -> Option<Vdso> {
+        Some(Vdso { vvar: self.base - VVAR_BELOW, image: self.base - VDSO_SIZE, end: self.base })
     }
 
     fn mappings(&self) -> Vec<Mapping> {
@@ -197,7 +207,7 @@ impl Space for Worker {
     }
 
     fn mappings_resident(&self) -> Vec<Mapping> {
-        let mut maps = parse_maps(&self.proc_text("smaps"), self.base);
+        let mut maps = self.parse_maps(&self.proc_text("smaps"));
         let sites = self.sites.lock();
         maps.retain(|mapping| !sites.hides(mapping.start));
         maps
@@ -250,7 +260,11 @@ impl Space for Worker {
 impl Worker {
     /// The guest's mappings and the areas of trampolines among them.
     pub fn all_mappings(&self) -> Vec<Mapping> {
-        parse_maps(&self.proc_text("maps"), self.base)
+        self.parse_maps(&self.proc_text("maps"))
+    }
+
+    fn parse_maps(&self, text: &str) -> Vec<Mapping> {
+        parse_maps(text, self.base - VVAR_BELOW, |dev, ino| self.vvar.special(dev, ino))
     }
 
     /// How much of a range lies below the shim: nothing above is the guest's.
@@ -265,8 +279,8 @@ impl Drop for Worker {
     }
 }
 
-/// Reads `/proc/PID/maps` (proc_pid_maps(5)) or `smaps`, leaving out what lies at or above the shim.
-fn parse_maps(text: &str, base: u64) -> Vec<Mapping> {
+/// Reads `/proc/PID/maps` (proc_pid_maps(5)) or `smaps`, leaving out what lies at or above `top`.
+fn parse_maps(text: &str, top: u64, special: impl Fn(u64, u64) -> Option<Special>) -> Vec<Mapping> {
     let hex = |word: &str| u64::from_str_radix(word, 16).ok();
     let parse = |line: &str| {
         let mut words = line.split_ascii_whitespace();
@@ -275,6 +289,7 @@ fn parse_maps(text: &str, base: u64) -> Vec<Mapping> {
         let offset = hex(words.next()?)?;
         let (major, minor) = words.next()?.split_once(':')?;
         let ino = words.next()?.parse().ok()?;
+        let dev = libc::makedev(hex(major)? as u32, hex(minor)? as u32);
         let bit = |at: usize, letter: u8, bit: u32| if flags.get(at) == Some(&letter) { bit } else { 0 };
         Some(Mapping {
             start: hex(start)?,
@@ -282,8 +297,9 @@ fn parse_maps(text: &str, base: u64) -> Vec<Mapping> {
             prot: bit(0, b'r', 1) | bit(1, b'w', 2) | bit(2, b'x', 4),
             shared: flags.get(3) == Some(&b's'),
             offset,
-            dev: libc::makedev(hex(major)? as u32, hex(minor)? as u32),
+            dev,
             ino,
+            special: special(dev, ino),
             resident: 0,
         })
     };
@@ -298,11 +314,12 @@ fn parse_maps(text: &str, base: u64) -> Vec<Mapping> {
             maps.push(mapping);
         }
     }
-    maps.retain(|mapping| mapping.start < base);
+    maps.retain(|mapping| mapping.start < top);
     maps
 }
 
 const _: () = assert!(SHIM_ALIGN == 1 << 32);
+const _: () = assert!(coracle_abi::vvar::VVAR_SIZE as u64 == coracle_abi::port::VVAR_SIZE);
 
 #[cfg(test)]
 mod tests {
@@ -312,9 +329,10 @@ mod tests {
     fn maps_are_read_and_the_shim_left_out() {
         let text =
             "5555-6666 r-xp 00001000 fe:01 42   /bin/x y\n7e0100000000-7e0100010000 r-xp 0 00:01 9 /memfd:x\n";
-        let maps = parse_maps(text, 0x7e01_0000_0000);
+        let maps = parse_maps(text, 0x7e01_0000_0000, |_, ino| (ino == 42).then_some(Special::Vdso));
         assert_eq!(maps.len(), 1);
         assert_eq!((maps[0].start, maps[0].end, maps[0].prot, maps[0].ino), (0x5555, 0x6666, 5, 42));
+        assert_eq!(maps[0].special, Some(Special::Vdso));
         assert_eq!(maps[0].dev, libc::makedev(0xfe, 1));
     }
 }

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
-use coracle_abi::port::{PORT_SIZE, PORTS_OFFSET, REPLIED, SHIM_ALIGN, word};
+use coracle_abi::port::{PORT_SIZE, PORTS_OFFSET, REPLIED, SHIM_ALIGN, VDSO_SIZE, word};
 use coracle_blobs::SHIM;
 use coracle_platform::{PlatformError, startup};
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -17,16 +17,20 @@ use super::notify::Notifier;
 use super::ports::Ports;
 use super::reaper::Reaper;
 use super::thread::SeccompThread;
+use super::vvar::{self, Vvar};
 use super::worker::Worker;
-use super::{Shared, filter, random};
+use super::{Shared, filter, has_rdpid, random};
 
 /// The shim lies in `[LOWEST, HIGHEST)`, in units of [`SHIM_ALIGN`]: below the lowest place where the host's
 /// search for free memory may start (`mmap_base`: at most 1 TiB of randomness and a stack below the top), so
 /// that the reservation above the shim always covers that start.
 const LOWEST: u64 = 0x7a00;
 const HIGHEST: u64 = 0x7e80;
-/// Where `boot` expects its ports.
+/// Where `boot` expects its ports, and the vvar.
 const PORTS_FD: i32 = 3;
+const VVAR_FD: i32 = 4;
+/// Where the program's descriptors wait meanwhile.
+const ASIDE_FD: i32 = 10;
 
 /// The zygote, ready for orders, and what all workers share. `meanwhile` is done while the zygote makes itself ready, on
 /// the thread that has started it.
@@ -40,16 +44,17 @@ pub fn start(meanwhile: impl FnOnce() + Send + 'static) -> Result<(Arc<Shared>, 
     port.set64(word::SELF, base + PORTS_OFFSET);
     put_filter(&port, base);
     let program = program(base).map_err(host("cannot make the zygote's program"))?;
+    let vvar = Arc::new(Vvar::new(base, &program).map_err(host("cannot make the vDSO's data"))?);
     startup::step("filter and zygote's program built");
 
     let (report, started) = sync_channel(1);
     let reaper = Arc::<Reaper>::default();
-    let (served, its_ports) = (reaper.clone(), ports.clone());
+    let (served, its_ports, its_vvar) = (reaper.clone(), ports.clone(), vvar.clone());
     // One thread starts the zygote and then waits for children: workers are told of the death of the thread that
     // started them, so it must last.
     let run = move || {
-        let pid = execute(&program, &its_ports);
-        drop((program, its_ports));
+        let pid = execute(&program, &its_ports, &its_vvar);
+        drop((program, its_ports, its_vvar));
         let alive = pid.is_ok();
         let _ = report.send(pid);
         meanwhile();
@@ -66,7 +71,7 @@ pub fn start(meanwhile: impl FnOnce() + Send + 'static) -> Result<(Arc<Shared>, 
     let pid = pid.map_err(host("cannot start the zygote"))?;
     startup::step("zygote executed");
 
-    let worker = Worker::new(pid, base, ports, 0);
+    let worker = Worker::new(pid, base, ports, 0, vvar);
     reaper.adopt(&worker);
     let listener = SeccompThread::first_result(&worker)
         .map_err(|_| PlatformError::Died(worker.death().unwrap_or(coracle_platform::Death::Killed)))?;
@@ -89,10 +94,6 @@ fn require() -> Result<(), PlatformError> {
     Ok(())
 }
 
-fn has_rdpid() -> bool {
-    core::arch::x86_64::__cpuid_count(7, 0).ecx & (1 << 22) != 0
-}
-
 /// Lays the filter out in the port for the zygote to install: `struct sock_fprog`, then the instructions.
 fn put_filter(port: &super::ports::Port, base: u64) {
     let instructions = filter::build(base);
@@ -105,11 +106,11 @@ fn put_filter(port: &super::ports::Port, base: u64) {
     }
 }
 
-/// An ELF executable whose one segment is the shim at `base`, in memory.
+/// An ELF executable in memory: the vDSO's image and, directly above, the shim at `base`.
 fn program(base: u64) -> std::io::Result<OwnedFd> {
-    const HEADERS: usize = 64 + 56;
-    const TEXT: usize = 0x1000;
-    let mut elf = Vec::with_capacity(TEXT + SHIM.len());
+    const HEADERS: u64 = 0x1000;
+    let shim_len = (SHIM.len() as u64).next_multiple_of(0x1_0000);
+    let mut elf = Vec::with_capacity((HEADERS + VDSO_SIZE + shim_len) as usize);
     elf.extend_from_slice(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
     for half in [2u16, 62] {
         elf.extend_from_slice(&half.to_le_bytes()); // ET_EXEC, EM_X86_64
@@ -119,20 +120,24 @@ fn program(base: u64) -> std::io::Result<OwnedFd> {
         elf.extend_from_slice(&word.to_le_bytes()); // entry, program headers, section headers
     }
     elf.extend_from_slice(&0u32.to_le_bytes());
-    for half in [64u16, 56, 1, 0, 0, 0] {
+    for half in [64u16, 56, 2, 0, 0, 0] {
         elf.extend_from_slice(&half.to_le_bytes());
     }
-    for half in [1u32, 5] {
-        elf.extend_from_slice(&half.to_le_bytes()); // PT_LOAD, read and execute
+    for (offset, at, len) in [(HEADERS, base - VDSO_SIZE, VDSO_SIZE), (HEADERS + VDSO_SIZE, base, shim_len)] {
+        for half in [1u32, 5] {
+            elf.extend_from_slice(&half.to_le_bytes()); // PT_LOAD, read and execute
+        }
+        for word in [offset, at, at, len, len, 0x1000] {
+            elf.extend_from_slice(&word.to_le_bytes());
+        }
     }
-    let len = (SHIM.len() as u64).next_multiple_of(0x1_0000);
-    for word in [TEXT as u64, base, base, len, len, 0x1000] {
-        elf.extend_from_slice(&word.to_le_bytes());
+    debug_assert_eq!(elf.len(), 64 + 2 * 56);
+    for (part, len) in [(&[][..], HEADERS), (&vvar::image(), HEADERS + VDSO_SIZE)] {
+        elf.extend_from_slice(part);
+        elf.resize(len as usize, 0);
     }
-    debug_assert_eq!(elf.len(), HEADERS);
-    elf.resize(TEXT, 0);
     elf.extend_from_slice(SHIM);
-    elf.resize(TEXT + len as usize, 0xcc);
+    elf.resize((HEADERS + VDSO_SIZE + shim_len) as usize, 0xcc);
     let file = memfd_create("coracle-worker", MemfdFlags::CLOEXEC)?;
     let mut file = std::fs::File::from(file);
     file.write_all(&elf)?;
@@ -141,8 +146,8 @@ fn program(base: u64) -> std::io::Result<OwnedFd> {
 }
 
 /// Executes the program in a new session with a clean environment; returns its pid.
-fn execute(program: &OwnedFd, ports: &Ports) -> std::io::Result<i32> {
-    let source = std::os::fd::AsRawFd::as_raw_fd(&ports.file());
+fn execute(program: &OwnedFd, ports: &Ports, vvar: &Vvar) -> std::io::Result<i32> {
+    let sources = [(ports.file().as_raw_fd(), PORTS_FD), (vvar.memory.fd().as_raw_fd(), VVAR_FD)];
     let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
     command.arg0("coracle-worker").env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     // SAFETY: only async-signal-safe system calls.
@@ -152,10 +157,15 @@ fn execute(program: &OwnedFd, ports: &Ports) -> std::io::Result<i32> {
             // The default stack makes the host search for free memory from the top down.
             let stack = libc::rlimit { rlim_cur: 8 << 20, rlim_max: libc::RLIM_INFINITY };
             libc::setrlimit(libc::RLIMIT_STACK, &raw const stack);
-            if source == PORTS_FD {
-                libc::fcntl(source, libc::F_SETFD, 0);
-            } else if libc::dup2(source, PORTS_FD) < 0 {
-                return Err(std::io::Error::last_os_error());
+            // Aside first: a source may have a number that another is to have.
+            let mut aside = [0; 2];
+            for (to, (source, _)) in aside.iter_mut().zip(sources) {
+                *to = libc::fcntl(source, libc::F_DUPFD_CLOEXEC, ASIDE_FD);
+            }
+            for (source, (_, number)) in aside.into_iter().zip(sources) {
+                if libc::dup2(source, number) < 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
             }
             Ok(())
         });

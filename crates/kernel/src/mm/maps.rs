@@ -1,6 +1,6 @@
 //! `/proc/PID/maps`, from the host's answer to what Linux would show.
 
-use coracle_platform::Mapping;
+use coracle_platform::{Mapping, Special};
 
 use super::AddressSpace;
 use crate::fs::PathRef;
@@ -28,6 +28,9 @@ pub enum MapName {
     None,
     Heap,
     Stack,
+    /// The data and the image of the vDSO.
+    Vvar,
+    Vdso,
     /// Path of a file.
     Path(Vec<u8>),
 }
@@ -64,7 +67,13 @@ impl AddressSpace {
                     name: MapName::None,
                     resident: mapping.resident.min(end - start),
                 };
-                if let Some(file) = files.get(&(mapping.dev, mapping.ino)) {
+                if let Some(special) = mapping.special {
+                    entry.shared = false;
+                    entry.name = match special {
+                        Special::Vvar => MapName::Vvar,
+                        Special::Vdso => MapName::Vdso,
+                    };
+                } else if let Some(file) = files.get(&(mapping.dev, mapping.ino)) {
                     (entry.dev, entry.ino) = (file.dev, file.ino);
                     let path = match &file.place {
                         Some(place) => place.display(root),

@@ -1,20 +1,21 @@
 //! Builds a program in a fresh address space: where everything goes, and what the first instruction finds
 //! (`load_elf_binary()` in fs/binfmt_elf.c, arch/x86/mm/mmap.c).
 //!
-//! From the top down: a random gap, the stack, a guard, a random gap, the interpreter and later mappings; far
+//! From the top down: a random gap with the vDSO in it, the stack, a guard, a random gap, the interpreter and later mappings; far
 //! below, the program (`ELF_ET_DYN_BASE` plus a random offset, or where it wants to be) and the heap behind it.
 //! The gaps are mapped inaccessible, because the host places mappings from the top down by itself.
 
 use std::sync::Arc;
 
 use coracle_elf::{AuxInputs, Image, InitialStack, Kind, LoadPlan, Op, Placement, ProgramPlan, StackInputs};
-use coracle_platform::{MapSource, MemoryCall, Regs, Space, Thread};
+use coracle_platform::{MapSource, MemoryCall, Regs, Space, Thread, Vdso};
 
 use super::exec::{ExecError, elf_error};
 use super::{Task, exec};
 use crate::Errno;
 use crate::abi::linux::{
-    MAP_ANONYMOUS, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, MAP_STACK, PROT_EXEC, PROT_NONE, PROT_READ, PROT_WRITE,
+    MAP_ANONYMOUS, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, MAP_STACK, MREMAP_DONTUNMAP, MREMAP_FIXED,
+    MREMAP_MAYMOVE, PROT_EXEC, PROT_NONE, PROT_READ, PROT_WRITE,
 };
 use crate::abi::{PAGE_SIZE, page_floor};
 use crate::fd::{Mapped, OpenFile};
@@ -63,6 +64,8 @@ impl Dice {
 
 /// Where the parts of a program go.
 struct Places {
+    /// The vDSO's data, its image, the end.
+    vdso: Option<Vdso>,
     /// Stack mapping: start, end.
     stack: (u64, u64),
     /// Lowest address of the gaps around the stack.
@@ -78,7 +81,14 @@ fn no_room() -> ExecError {
 fn place(task: &Task, program: &Program, space: &dyn Space, dice: &Dice) -> Result<Places, ExecError> {
     let layout = space.layout();
     let limit = exec::rlimit_stack(task).clamp(STACK_MIN, STACK_MAX);
-    let stack_end = layout.top.checked_sub(dice.pages(STACK_RANDOM_PAGES)).ok_or_else(no_room)?;
+    let source = space.vdso();
+    let room = source.map_or(0, |source| source.end - source.vvar);
+    let gap = dice.pages(STACK_RANDOM_PAGES);
+    let stack_end = layout.top.checked_sub(room + gap).ok_or_else(no_room)?;
+    let vdso = source.map(|source| {
+        let vvar = stack_end + dice.pages(gap / PAGE_SIZE + 1);
+        Vdso { vvar, image: vvar + (source.image - source.vvar), end: vvar + room }
+    });
     let stack_start = page_floor(stack_end.checked_sub(limit).ok_or_else(no_room)?);
     let gap = stack_start.checked_sub(STACK_GUARD + dice.pages(RANDOM_PAGES)).ok_or_else(no_room)?;
     let interpreter = match &program.interpreter {
@@ -109,7 +119,7 @@ fn place(task: &Task, program: &Program, space: &dyn Space, dice: &Dice) -> Resu
             reason: String::from("wants to be loaded below the lowest address that may be mapped"),
         });
     }
-    Ok(Places { stack: (stack_start, stack_end), gap, base, interpreter })
+    Ok(Places { vdso, stack: (stack_start, stack_end), gap, base, interpreter })
 }
 
 fn order(thread: &mut dyn Thread, call: &MemoryCall) -> Result<u64, ExecError> {
@@ -118,6 +128,16 @@ fn order(thread: &mut dyn Thread, call: &MemoryCall) -> Result<u64, ExecError> {
         reason: String::from("the worker ended while the program was loaded"),
     })?;
     result.map_err(|errno| ExecError { errno, reason: format!("mapping the program failed: {errno}") })
+}
+
+/// The program's vDSO: two mappings, of which the address space keeps the originals.
+fn move_vdso(thread: &mut dyn Thread, from: &Vdso, to: &Vdso) -> Result<(), ExecError> {
+    for (old, end, new) in [(from.vvar, from.image, to.vvar), (from.image, from.end, to.image)] {
+        let len = end - old;
+        let flags = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP;
+        order(thread, &MemoryCall::Remap { old, old_len: len, new_len: len, flags, new })?;
+    }
+    Ok(())
 }
 
 fn anonymous(address: u64, len: u64, prot: u32, flags: u32) -> MemoryCall {
@@ -187,7 +207,7 @@ fn stack(
         argv: &program.argv,
         envp: &program.envp,
         execfn: &program.filename,
-        aux: auxiliary(task)?.with_program(plan),
+        aux: AuxInputs { sysinfo_ehdr: places.vdso.map(|vdso| vdso.image), ..auxiliary(task)?.with_program(plan) },
         top: places.stack.1,
         gap: dice.any(),
         rlimit_stack: exec::rlimit_stack(task),
@@ -214,6 +234,9 @@ pub(super) fn build(
 
     let top = space.layout().top;
     order(thread, &anonymous(places.gap, top - places.gap, PROT_NONE, MAP_NORESERVE))?;
+    if let (Some(from), Some(to)) = (space.vdso(), places.vdso) {
+        move_vdso(thread, &from, &to)?;
+    }
     let prot = PROT_READ | PROT_WRITE | if plan.exec_stack { PROT_EXEC } else { 0 };
     let (start, end) = places.stack;
     order(thread, &anonymous(start, end - start, prot, MAP_NORESERVE | MAP_STACK))?;
@@ -227,7 +250,13 @@ pub(super) fn build(
     let brk = heap_start(program, &plan, &dice);
     *mm.image.lock() = describe(task, program, &plan, &places, &stack, brk);
     mm.hide(places.gap, start);
-    mm.hide(end, top);
+    match places.vdso {
+        None => mm.hide(end, top),
+        Some(vdso) => {
+            mm.hide(end, vdso.vvar);
+            mm.hide(vdso.end, top);
+        }
+    }
     let regs = thread.freeze(0).map_err(|_| Errno::EAGAIN)?;
     *regs = Regs { rip: plan.start(), rsp: stack.sp, rflags: 0x202, ..Regs::default() };
     Ok(mm)

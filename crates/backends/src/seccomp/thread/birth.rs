@@ -116,7 +116,8 @@ impl SeccompThread {
         };
         self.shared.notifier.forget_newborn(cookie);
         let Some(pid) = pid else { return Err(ForkError::Gone) };
-        let worker = Worker::new(pid, base, ports, self.index);
+        let worker = Worker::new(pid, base, ports, self.index, self.worker.vvar.clone());
+        worker.vdso.store(self.worker.vdso.load(Ordering::Relaxed), Ordering::Relaxed);
         self.shared.reaper.adopt(&worker);
         Ok(worker)
     }

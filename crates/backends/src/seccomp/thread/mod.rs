@@ -11,7 +11,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use coracle_abi::Errno;
-use coracle_abi::port::{COLD, HEAT_SLOTS, HOT, PORT_SIZE, PORTS_OFFSET, POSTED, REPLIED, action, kind, word};
+use coracle_abi::port::{
+    COLD, HEAT_SLOTS, HOT, PORT_SIZE, PORTS_OFFSET, POSTED, REFRESH_CALL, REPLIED, action, kind, word,
+};
+use coracle_blobs::vdso;
 use coracle_platform::{ForkError, Gone, MemoryCall, Regs, Resume, Thread, ThreadControl, Trap, Vessel};
 
 use super::frame::{self, Place};
@@ -53,6 +56,8 @@ pub struct SeccompThread {
     started: bool,
     /// It carries out an order whose end was not waited for.
     owes: bool,
+    /// The call is the vDSO's own, for fresh clocks.
+    by_vdso: bool,
     staging: Staging,
 }
 
@@ -75,6 +80,7 @@ impl SeccompThread {
             in_call: false,
             started: false,
             owes: false,
+            by_vdso: false,
             staging: Staging::new(),
         }
     }
@@ -167,6 +173,7 @@ impl SeccompThread {
     /// The trap that the present request is.
     fn trap(&mut self, what: u32) -> Result<Trap, Gone> {
         self.in_call = matches!(what, kind::FAST | kind::TRAP);
+        self.by_vdso = false;
         match what {
             kind::FAST => {
                 self.at = At::Fast;
@@ -181,9 +188,10 @@ impl SeccompThread {
             }
             kind::TRAP => {
                 self.arrive_in_frame()?;
-                let trap = self.call(4);
+                let mut trap = self.call(4);
                 if let At::Frame(place) = self.at {
                     let rip = frame::rip(&self.port, place);
+                    self.mark_refresh(&mut trap, rip);
                     if self.port.get64(word::HEAT + heat_slot(rip)) == rip | HOT << 48 {
                         let number = self.port.get64(word::NUMBER);
                         rewrite::shown(self, rip, number)?;
@@ -201,6 +209,18 @@ impl SeccompThread {
                 Ok(Trap::Interrupted { call: call.map(u64::from) })
             }
             _ => self.lied("posted an unknown kind of request"),
+        }
+    }
+
+    /// The vDSO's own call shows as the call that it stands for.
+    fn mark_refresh(&mut self, trap: &mut Trap, rip: u64) {
+        let site = self.worker.vdso.load(Ordering::Relaxed).wrapping_add(vdso::REFRESH_AFTER);
+        if let Trap::Syscall { number, .. } = trap
+            && *number == u64::from(REFRESH_CALL)
+            && rip == site
+        {
+            *number = libc::SYS_clock_gettime as u64;
+            self.by_vdso = true;
         }
     }
 
@@ -335,6 +355,10 @@ impl Thread for SeccompThread {
 
     fn farewell(&mut self, rseq: Option<(u64, u32, u32, u32)>, cleared: Option<u64>) -> Result<(), Gone> {
         self.order_farewell(rseq, cleared)
+    }
+
+    fn called_by_vdso(&self) -> bool {
+        self.by_vdso
     }
 
     fn control(&self) -> Arc<dyn ThreadControl> {

@@ -1,7 +1,9 @@
 //! Orders that a thread carries out in its worker: memory, guarded exchange, wakes, rseq.
 
+use std::sync::atomic::Ordering;
+
 use coracle_abi::Errno;
-use coracle_abi::port::{action, word};
+use coracle_abi::port::{VDSO_SIZE, action, word};
 use coracle_platform::{Gone, MapSource, MemoryCall};
 
 use super::super::notify::Expected;
@@ -25,6 +27,7 @@ impl SeccompThread {
     pub(super) fn order_memory(&mut self, call: &MemoryCall) -> Result<Result<u64, Errno>, Gone> {
         self.freeze_for_order()?;
         self.forget_sites(call);
+        self.note_vdso(call);
         let (number, args) = encode(call);
         let result = match call {
             MemoryCall::MapFile { file, .. } => self.map_file(args, file)?,
@@ -156,6 +159,15 @@ impl SeccompThread {
             None => self.shared.notifier.forget(tid),
         }
         result
+    }
+
+    /// A program's loader moves the vDSO's image from where new workers have it.
+    fn note_vdso(&self, call: &MemoryCall) {
+        if let MemoryCall::Remap { old, new, .. } = call
+            && *old == self.worker.base - VDSO_SIZE
+        {
+            self.worker.vdso.store(*new, Ordering::Relaxed);
+        }
     }
 
     /// New text: what was known of the call sites there is void.

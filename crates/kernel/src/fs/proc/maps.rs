@@ -10,9 +10,6 @@ use crate::{Errno, Result};
 const PROT_READ: u32 = 1;
 const PROT_WRITE: u32 = 2;
 const PROT_EXEC: u32 = 4;
-/// `AT_SYSINFO_EHDR`.
-const VDSO: u64 = 33;
-
 /// Only for those who may trace the process: `EACCES`. A zombie has none: an empty text.
 fn entries(about: &About, who: Who<'_>, resident: bool) -> Result<Vec<MapEntry>> {
     let process = about.live()?;
@@ -20,14 +17,7 @@ fn entries(about: &About, who: Who<'_>, resident: bool) -> Result<Vec<MapEntry>>
     let Some(mm) = process.mm() else { return Ok(Vec::new()) };
     let task = who.task.cloned().or_else(|| process.any_task());
     let Some(root) = task.map(|task| task.fs().root()) else { return Ok(Vec::new()) };
-    let vdso = mm.image.lock().auxv.iter().find(|(kind, _)| *kind == VDSO).map(|(_, at)| *at);
-    let mut entries = if resident { mm.maps_resident(&root) } else { mm.maps(&root) };
-    for entry in &mut entries {
-        if vdso.is_some_and(|at| (entry.start..entry.end).contains(&at)) && entry.name == MapName::None {
-            entry.name = MapName::Path(b"[vdso]".to_vec());
-        }
-    }
-    Ok(entries)
+    Ok(if resident { mm.maps_resident(&root) } else { mm.maps(&root) })
 }
 
 /// `show_map_vma()`: names begin at column 73.
@@ -49,6 +39,8 @@ fn head(out: &mut Vec<u8>, entry: &MapEntry) {
         MapName::None => b"",
         MapName::Heap => b"[heap]",
         MapName::Stack => b"[stack]",
+        MapName::Vvar => b"[vvar]",
+        MapName::Vdso => b"[vdso]",
         MapName::Path(path) => path,
     };
     if name.is_empty() {

@@ -1,0 +1,196 @@
+//! What the first attempt could not answer: a cell that is being written, clocks that want refreshing, other sources
+//! than the plain counter. Bounded attempts, then the system call.
+
+use crate::pvclock::{self, Trouble};
+use crate::seq::Word;
+use crate::time::Pair;
+use crate::vvar::{Fine, Moment, TRIES, Words, mode, word};
+use crate::{cpu, page, raw};
+
+const CLOCK_REALTIME: i32 = 0;
+const CLOCK_REALTIME_COARSE: i32 = 5;
+const CLOCK_MONOTONIC_COARSE: i32 = 6;
+const NSEC_PER_SEC: u64 = 1_000_000_000;
+
+/// A clock as the slow path sees it.
+#[derive(Clone, Copy)]
+struct Kind {
+    fine: Fine,
+    coarse: bool,
+}
+
+impl Kind {
+    /// One of those that [`crate::time`] serves.
+    fn of(clock: i32) -> Kind {
+        let fine = match clock {
+            CLOCK_REALTIME | CLOCK_REALTIME_COARSE => Fine::Realtime,
+            4 => Fine::Raw,
+            7 => Fine::Boottime,
+            11 => Fine::Tai,
+            _ => Fine::Monotonic,
+        };
+        Kind { fine, coarse: matches!(clock, CLOCK_REALTIME_COARSE | CLOCK_MONOTONIC_COARSE) }
+    }
+
+    /// MONOTONIC, from elsewhere, as this clock; `None` for what is no sum of it.
+    fn from_monotonic(self, words: &Words<'_>, ns: u64) -> Option<Moment> {
+        let mono = Moment { sec: (ns / NSEC_PER_SEC) as i64, nsec: (ns % NSEC_PER_SEC) as u32 };
+        let real = || mono.after(words.get::<{ word::REAL_OFF_SEC }>() as i64, words.get::<{ word::REAL_OFF_NSEC }>() as u32);
+        match self.fine {
+            Fine::Monotonic => Some(mono),
+            Fine::Realtime => Some(real()),
+            Fine::Boottime => Some(
+                mono.after(words.get::<{ word::BOOT_OFF_SEC }>() as i64, words.get::<{ word::BOOT_OFF_NSEC }>() as u32),
+            ),
+            Fine::Tai => Some(real().after(words.get::<{ word::TAI_OFF_SEC }>() as i64, 0)),
+            Fine::Raw => None,
+        }
+    }
+
+    /// As coarse as it is to be: a tick behind, but never behind what was last published.
+    fn coarsened(self, words: &Words<'_>, moment: Moment) -> Moment {
+        if !self.coarse {
+            return moment;
+        }
+        let (sec, nsec) = match self.fine {
+            Fine::Realtime => (words.get::<{ word::COARSE_REAL_SEC }>(), words.get::<{ word::COARSE_REAL_NSEC }>()),
+            _ => (words.get::<{ word::COARSE_MONO_SEC }>(), words.get::<{ word::COARSE_MONO_NSEC }>()),
+        };
+        let published = Moment { sec: sec as i64, nsec: nsec as u32 };
+        let behind = moment.before(words.get::<{ word::TICK }>() as u32);
+        if behind < published { published } else { behind }
+    }
+}
+
+/// What an attempt came to.
+enum Outcome {
+    Done(Moment),
+    Again,
+    /// The kernel should publish anew.
+    Refresh,
+    /// There is no source but the system call.
+    Call,
+}
+
+/// One attempt from whatever source is in use.
+fn attempt(kind: Kind, tsc: u64) -> Outcome {
+    let take = |words: Words<'_>| match words.get::<{ word::MODE }>() {
+        mode::TSC => from_counter(kind, &words, tsc),
+        mode::PVCLOCK => from_pvclock(kind, &words, pvclock::one_page(&page().vcpus, tsc)),
+        mode::PVCLOCK_PER_CPU => {
+            from_pvclock(kind, &words, pvclock::per_cpu(&page().vcpus, cpu::current, raw::ordered_counter))
+        }
+        _ => Outcome::Call,
+    };
+    page().clocks.try_read(take).unwrap_or(Outcome::Again)
+}
+
+fn from_counter(kind: Kind, words: &Words<'_>, tsc: u64) -> Outcome {
+    if kind.coarse && words.get::<{ word::COARSE_VALID }>() == 0 && asks_for_ticks(tsc) {
+        return Outcome::Refresh;
+    }
+    match kind.fine.at(words, tsc) {
+        Some(moment) => Outcome::Done(kind.coarsened(words, moment)),
+        // Published after the counter was read: another reading will do.
+        None if (tsc.wrapping_sub(words.get::<{ word::CYCLES }>()) as i64) < 0
+            && words.get::<{ word::LIMIT }>() != 0 =>
+        {
+            Outcome::Again
+        }
+        None => Outcome::Refresh,
+    }
+}
+
+fn from_pvclock(kind: Kind, words: &Words<'_>, time: Result<u64, Trouble>) -> Outcome {
+    match time {
+        Ok(ns) => match kind.from_monotonic(words, ns) {
+            Some(moment) => Outcome::Done(kind.coarsened(words, moment)),
+            None => Outcome::Call,
+        },
+        Err(Trouble::Again) => Outcome::Again,
+        Err(Trouble::Stale) => Outcome::Refresh,
+        // The publisher is about to change, or has changed, the mode.
+        Err(Trouble::Unstable) => Outcome::Again,
+    }
+}
+
+/// Whoever reads coarse clocks all the time should not pay for a counter each time: one reading in 512 asks the kernel
+/// to keep them going for a while. The golden ratio spreads counters that are multiples of something.
+fn asks_for_ticks(tsc: u64) -> bool {
+    tsc.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 55 == 0
+}
+
+/// The time, or else what to ask the kernel.
+fn read(clock: i32, mut tsc: u64) -> Outcome {
+    let kind = Kind::of(clock);
+    for _ in 0..TRIES {
+        if tsc == 0 {
+            tsc = raw::ordered_counter();
+        }
+        match attempt(kind, tsc) {
+            Outcome::Again => {
+                <core::sync::atomic::AtomicU64 as Word>::relax();
+                tsc = 0;
+            }
+            outcome => return outcome,
+        }
+    }
+    // A writer that does not come to an end: the kernel's own clock will do.
+    Outcome::Call
+}
+
+/// `clock_gettime` after a first attempt at this reading of the counter (0: none yet).
+#[cold]
+#[inline(never)]
+pub unsafe fn gettime(clock: i32, to: *mut Pair, tsc: u64) -> isize {
+    // SAFETY: the caller's pointer; the calls check it.
+    unsafe {
+        match read(clock, tsc) {
+            Outcome::Done(moment) => {
+                to.write([moment.sec, i64::from(moment.nsec)]);
+                0
+            }
+            Outcome::Refresh => raw::refresh(clock, to),
+            Outcome::Again | Outcome::Call => raw::gettime(clock, to),
+        }
+    }
+}
+
+/// A reading for those who want it in another form. The calls cannot fail: these clocks exist.
+#[inline(never)]
+fn moment(clock: i32, tsc: u64) -> Moment {
+    let mut pair = [0; 2];
+    // SAFETY: the pointer is good.
+    unsafe { gettime(clock, &raw mut pair, tsc) };
+    Moment { sec: pair[0], nsec: pair[1] as u32 }
+}
+
+/// `gettimeofday` after a first attempt.
+#[cold]
+#[inline(never)]
+pub unsafe fn gettimeofday(to: *mut Pair, tsc: u64) -> isize {
+    let moment = moment(CLOCK_REALTIME, tsc);
+    // SAFETY: the caller's pointer.
+    unsafe { to.write([moment.sec, i64::from(moment.nsec / 1000)]) };
+    0
+}
+
+/// `time` when nobody keeps the coarse clocks going.
+#[cold]
+#[inline(never)]
+pub unsafe fn time(to: *mut i64) -> i64 {
+    let now = moment(CLOCK_REALTIME_COARSE, 0).sec;
+    if !to.is_null() {
+        // SAFETY: the caller's pointer.
+        unsafe { to.write(now) };
+    }
+    now
+}
+
+/// Nanoseconds between two values of the coarse clocks.
+pub fn tick() -> Option<i64> {
+    match page().clocks.read(TRIES, |words| words.get::<{ word::TICK }>()) {
+        Some(tick) if tick != 0 => Some(tick as i64),
+        _ => None,
+    }
+}
