@@ -1,9 +1,5 @@
 /*
  * execve: arguments, environment, auxiliary vector, what is kept and what is not, scripts, errors, ASLR.
- *
- * fails: arguments there is no vDSO yet, so no AT_SYSINFO_EHDR
- * fails: scripts there is no vDSO yet, so no AT_SYSINFO_EHDR
- * fails: aslr there is no vDSO yet, so no AT_SYSINFO_EHDR
  */
 #define FIXTURE_OWN_MAIN
 #include "fixture.h"

@@ -1,7 +1,6 @@
 /*
  * Reading and writing files: vectors, positions, holes, copies, locks, memfd, descriptors.
  *
- * fails: proc there is no vDSO yet, so none in /proc/self/maps
  */
 #include "fixture.h"
 #include <linux/falloc.h>

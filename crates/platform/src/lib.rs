@@ -113,6 +113,8 @@ pub struct Vdso {
 pub enum Special {
     Vvar,
     Vdso,
+    /// The host's page of three system calls at fixed addresses, above everything.
+    Vsyscall,
 }
 
 /// One line of `/proc/PID/maps` as the host sees it.

@@ -13,7 +13,10 @@ const SIGSYS: i32 = 31;
 const SIGSEGV: i32 = 11;
 const SIGBUS: i32 = 7;
 const SIGILL: i32 = 4;
+/// The page at this address, the host's, holds three system calls at fixed addresses.
+const VSYSCALL: u64 = 0xffff_ffff_ff60_0000;
 const EINTR: u64 = -4i64 as u64;
+const EFAULT: u64 = -14i64 as u64;
 const ENOMEM: u64 = -12i64 as u64;
 
 /// Called by `signal_entry`; `stack` is the signal stack pointer, which lies in the thread's port.
@@ -28,7 +31,21 @@ pub unsafe extern "C" fn handler(signal: i32, info: u64, frame: Frame, stack: u6
     port.u32(word::SIGNAL).store(signal as u32, Relaxed);
     port.u64(word::FRAME).store(frame.0, Relaxed);
     port.u64(word::INFO).store(info, Relaxed);
+    let home = frame.get(reg::RIP);
     serve(port, kind, Some(frame));
+    if signal == SIGSYS && called(info) >= VSYSCALL && frame.get(reg::RIP) == home && frame.get(reg::RAX) == EFAULT {
+        // A bad pointer is a fault here, before the return (check_fault in emulate_vsyscall()): the host gives it, with
+        // what Linux says of it, for a place in the page that is no entry.
+        frame.set(reg::RIP, called(info) + 1);
+        frame.set(reg::RSP, frame.get(reg::RSP).wrapping_sub(8));
+    }
+}
+
+/// Where a trapped call was made. For one through the vsyscall page this is its entry, while RIP is behind the
+/// program's `call` instruction already (emulate_vsyscall() in arch/x86/entry/vsyscall/vsyscall_64.c).
+fn called(info: u64) -> u64 {
+    // SAFETY: `si_call_addr` of a siginfo that the host has written for SIGSYS.
+    unsafe { ((info + 16) as *const u64).read() }
 }
 
 /// First thing that a new address space does; returns when the kernel has made the frame to start from.
@@ -55,7 +72,8 @@ fn trapped(port: Port, info: u64, frame: Frame) -> Option<u32> {
     let number = i64::from(unsafe { ((info + 24) as *const i32).read() }) as u64;
     let count = port.u64(word::LANE4);
     count.store(count.load(Relaxed).wrapping_add(1), Relaxed);
-    let forced = port.u32(word::FORCE_TRAP).swap(0, Relaxed) != 0;
+    // No `syscall` stands before the place where the program goes on that the fast path could fall back on.
+    let forced = port.u32(word::FORCE_TRAP).swap(0, Relaxed) != 0 || called(info) >= VSYSCALL;
     if !forced && takes_fast_path(port, number) && !shows_site(port, frame.get(reg::RIP)) {
         // As if the site were a trampoline: RCX is where the program goes on, the `syscall` lies before that.
         port.u64(word::SITE).store(frame.get(reg::RIP), Relaxed);

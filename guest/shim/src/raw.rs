@@ -35,6 +35,7 @@ pub mod reg {
     pub const RDX: usize = 12;
     pub const RAX: usize = 13;
     pub const RCX: usize = 14;
+    pub const RSP: usize = 15;
     pub const RIP: usize = 16;
 }
 

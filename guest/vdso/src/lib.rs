@@ -7,6 +7,7 @@
 #![allow(clippy::missing_safety_doc)]
 
 mod cpu;
+mod fast;
 mod note;
 #[path = "../../../crates/abi/src/port.rs"]
 #[allow(dead_code)]
@@ -27,8 +28,9 @@ mod vvar;
 /// What the kernel publishes.
 #[inline(always)]
 fn page() -> &'static vvar::Vvar {
+    let at = address!("vvar_start");
     // SAFETY: the pages lie below the image, readable, and consist of atomics. A guest that takes them away faults.
-    unsafe { &*(address!("vvar_start") as *const vvar::Vvar) }
+    unsafe { &*(at as *const vvar::Vvar) }
 }
 
 /// Nothing here panics; if it ever did, the guest dies.

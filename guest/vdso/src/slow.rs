@@ -3,13 +3,12 @@
 
 use crate::pvclock::{self, Trouble};
 use crate::seq::Word;
-use crate::time::Pair;
+use crate::time::{
+    CLOCK_BOOTTIME, CLOCK_MONOTONIC_COARSE, CLOCK_MONOTONIC_RAW, CLOCK_REALTIME, CLOCK_REALTIME_COARSE, CLOCK_TAI, Pair,
+};
 use crate::vvar::{Fine, Moment, TRIES, Words, mode, word};
 use crate::{cpu, page, raw};
 
-const CLOCK_REALTIME: i32 = 0;
-const CLOCK_REALTIME_COARSE: i32 = 5;
-const CLOCK_MONOTONIC_COARSE: i32 = 6;
 const NSEC_PER_SEC: u64 = 1_000_000_000;
 
 /// A clock as the slow path sees it.
@@ -20,13 +19,13 @@ struct Kind {
 }
 
 impl Kind {
-    /// One of those that [`crate::time`] serves.
+    /// One of those that [`crate::fast`] serves.
     fn of(clock: i32) -> Kind {
         let fine = match clock {
             CLOCK_REALTIME | CLOCK_REALTIME_COARSE => Fine::Realtime,
-            4 => Fine::Raw,
-            7 => Fine::Boottime,
-            11 => Fine::Tai,
+            CLOCK_MONOTONIC_RAW => Fine::Raw,
+            CLOCK_BOOTTIME => Fine::Boottime,
+            CLOCK_TAI => Fine::Tai,
             _ => Fine::Monotonic,
         };
         Kind { fine, coarse: matches!(clock, CLOCK_REALTIME_COARSE | CLOCK_MONOTONIC_COARSE) }
@@ -140,9 +139,8 @@ fn read(clock: i32, mut tsc: u64) -> Outcome {
 }
 
 /// `clock_gettime` after a first attempt at this reading of the counter (0: none yet).
-#[cold]
-#[inline(never)]
-pub unsafe fn gettime(clock: i32, to: *mut Pair, tsc: u64) -> isize {
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vdso_slow_gettime(clock: i32, to: *mut Pair, tsc: u64) -> isize {
     // SAFETY: the caller's pointer; the calls check it.
     unsafe {
         match read(clock, tsc) {
@@ -161,14 +159,20 @@ pub unsafe fn gettime(clock: i32, to: *mut Pair, tsc: u64) -> isize {
 fn moment(clock: i32, tsc: u64) -> Moment {
     let mut pair = [0; 2];
     // SAFETY: the pointer is good.
-    unsafe { gettime(clock, &raw mut pair, tsc) };
+    unsafe { vdso_slow_gettime(clock, &raw mut pair, tsc) };
     Moment { sec: pair[0], nsec: pair[1] as u32 }
 }
 
+/// The clocks that only the system call knows.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vdso_call_gettime(clock: i32, to: *mut Pair) -> isize {
+    // SAFETY: the call checks its pointer.
+    unsafe { raw::gettime(clock, to) }
+}
+
 /// `gettimeofday` after a first attempt.
-#[cold]
-#[inline(never)]
-pub unsafe fn gettimeofday(to: *mut Pair, tsc: u64) -> isize {
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vdso_slow_gettimeofday(to: *mut Pair, _zone: usize, tsc: u64) -> isize {
     let moment = moment(CLOCK_REALTIME, tsc);
     // SAFETY: the caller's pointer.
     unsafe { to.write([moment.sec, i64::from(moment.nsec / 1000)]) };
@@ -176,9 +180,8 @@ pub unsafe fn gettimeofday(to: *mut Pair, tsc: u64) -> isize {
 }
 
 /// `time` when nobody keeps the coarse clocks going.
-#[cold]
-#[inline(never)]
-pub unsafe fn time(to: *mut i64) -> i64 {
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vdso_slow_time(to: *mut i64) -> i64 {
     let now = moment(CLOCK_REALTIME_COARSE, 0).sec;
     if !to.is_null() {
         // SAFETY: the caller's pointer.

@@ -23,6 +23,8 @@ use crate::host_proc;
 /// Value of a port's state once its worker is dead. Only the kernel writes it.
 pub const DEAD: u32 = 3;
 
+/// The host's vsyscall page, which is every program's (where the host has it).
+const VSYSCALL: u64 = 0xffff_ffff_ff60_0000;
 /// End of what user space may map (`TASK_SIZE_MAX`).
 const USER_END: u64 = 0x7fff_ffff_f000;
 
@@ -289,17 +291,18 @@ fn parse_maps(text: &str, top: u64, special: impl Fn(u64, u64) -> Option<Special
         let offset = hex(words.next()?)?;
         let (major, minor) = words.next()?.split_once(':')?;
         let ino = words.next()?.parse().ok()?;
+        let start = hex(start)?;
         let dev = libc::makedev(hex(major)? as u32, hex(minor)? as u32);
         let bit = |at: usize, letter: u8, bit: u32| if flags.get(at) == Some(&letter) { bit } else { 0 };
         Some(Mapping {
-            start: hex(start)?,
+            start,
             end: hex(end)?,
             prot: bit(0, b'r', 1) | bit(1, b'w', 2) | bit(2, b'x', 4),
             shared: flags.get(3) == Some(&b's'),
             offset,
             dev,
             ino,
-            special: special(dev, ino),
+            special: if start == VSYSCALL { Some(Special::Vsyscall) } else { special(dev, ino) },
             resident: 0,
         })
     };
@@ -314,7 +317,7 @@ fn parse_maps(text: &str, top: u64, special: impl Fn(u64, u64) -> Option<Special
             maps.push(mapping);
         }
     }
-    maps.retain(|mapping| mapping.start < top);
+    maps.retain(|mapping| mapping.start < top || mapping.start == VSYSCALL);
     maps
 }
 

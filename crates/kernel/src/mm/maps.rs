@@ -31,6 +31,7 @@ pub enum MapName {
     /// The data and the image of the vDSO.
     Vvar,
     Vdso,
+    Vsyscall,
     /// Path of a file.
     Path(Vec<u8>),
 }
@@ -72,6 +73,7 @@ impl AddressSpace {
                     entry.name = match special {
                         Special::Vvar => MapName::Vvar,
                         Special::Vdso => MapName::Vdso,
+                        Special::Vsyscall => MapName::Vsyscall,
                     };
                 } else if let Some(file) = files.get(&(mapping.dev, mapping.ino)) {
                     (entry.dev, entry.ino) = (file.dev, file.ino);

@@ -41,6 +41,7 @@ fn head(out: &mut Vec<u8>, entry: &MapEntry) {
         MapName::Stack => b"[stack]",
         MapName::Vvar => b"[vvar]",
         MapName::Vdso => b"[vdso]",
+        MapName::Vsyscall => b"[vsyscall]",
         MapName::Path(path) => path,
     };
     if name.is_empty() {
