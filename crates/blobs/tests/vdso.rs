@@ -4,9 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use coracle_abi::port::{REFRESH_CALL, VDSO_SIZE};
 use coracle_blobs::{VDSO, vdso};
-use gimli::{BaseAddresses, CfaRule, EhFrame, LittleEndian, Register as Dwarf, RegisterRule, UnwindContext, UnwindSection};
+use gimli::{
+    BaseAddresses, CfaRule, EhFrame, LittleEndian, Register as Dwarf, RegisterRule, UnwindContext, UnwindSection,
+};
 use iced_x86::{
-    Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
+    Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind,
+    Register,
 };
 use object::elf;
 use object::read::elf::{Dyn, ElfFile64, FileHeader, ProgramHeader};
@@ -59,12 +62,15 @@ fn one_segment_without_state_or_relocations() {
 fn the_dynamic_section_is_that_of_linux() {
     let (_, bytes) = section(".dynamic");
     let (entries, _) =
-        object::pod::slice_from_bytes::<elf::Dyn64<Little>>(bytes, bytes.len() / size_of::<elf::Dyn64<Little>>()).unwrap();
+        object::pod::slice_from_bytes::<elf::Dyn64<Little>>(bytes, bytes.len() / size_of::<elf::Dyn64<Little>>())
+            .unwrap();
     let tags: Vec<u32> = entries.iter().map(|one| one.tag32(Little).unwrap()).collect();
     for tag in [elf::DT_HASH, elf::DT_GNU_HASH, elf::DT_SYMTAB, elf::DT_STRTAB, elf::DT_VERSYM, elf::DT_VERDEF] {
         assert!(tags.contains(&tag), "{tag:#x}");
     }
-    for tag in [elf::DT_RELA, elf::DT_REL, elf::DT_JMPREL, elf::DT_TEXTREL, elf::DT_NEEDED, elf::DT_INIT, elf::DT_RUNPATH] {
+    for tag in
+        [elf::DT_RELA, elf::DT_REL, elf::DT_JMPREL, elf::DT_TEXTREL, elf::DT_NEEDED, elf::DT_INIT, elf::DT_RUNPATH]
+    {
         assert!(!tags.contains(&tag), "{tag:#x}");
     }
     let name = entries.iter().find(|one| one.tag32(Little) == Some(elf::DT_SONAME)).unwrap();
@@ -167,9 +173,10 @@ fn table(frames: &EhFrame<gimli::EndianSlice<'static, LittleEndian>>, bases: &Ba
 fn agree(said: &View, truth: &View) -> bool {
     said.cfa == truth.cfa
         && truth.saved.iter().all(|(register, at)| said.saved.get(register) == Some(at))
-        && said.saved.iter().all(|entry| {
-            [&truth.saved, &truth.copies].iter().any(|known| known.get(entry.0) == Some(entry.1))
-        })
+        && said
+            .saved
+            .iter()
+            .all(|entry| [&truth.saved, &truth.copies].iter().any(|known| known.get(entry.0) == Some(entry.1)))
 }
 
 /// Follows every path through every function and compares, before each instruction, what is on the stack with what
@@ -231,7 +238,8 @@ fn the_unwind_table_is_right_at_every_instruction() {
                     assert!(!moves || known, "{one}");
                 }
             }
-            let near = |one: &Instruction| matches!(one.op0_kind(), OpKind::NearBranch64).then(|| one.near_branch64());
+            let near =
+                |one: &Instruction| matches!(one.op0_kind(), OpKind::NearBranch64).then(|| one.near_branch64());
             match one.flow_control() {
                 FlowControl::Next => paths.push((one.next_ip(), next)),
                 FlowControl::ConditionalBranch => {

@@ -13,6 +13,7 @@ const SIGSYS: i32 = 31;
 const SIGSEGV: i32 = 11;
 const SIGBUS: i32 = 7;
 const SIGILL: i32 = 4;
+const SIGTRAP: i32 = 5;
 /// The page at this address, the host's, holds three system calls at fixed addresses.
 const VSYSCALL: u64 = 0xffff_ffff_ff60_0000;
 const EINTR: u64 = -4i64 as u64;
@@ -169,6 +170,9 @@ fn faulted(port: Port, signal: i32, frame: Frame) -> Option<u32> {
         frame.set(reg::RCX, frame.get(reg::RIP));
         let stale = port.u32(word::INTERRUPT_ASKED).load(SeqCst) == port.u32(word::INTERRUPT_DONE).load(SeqCst);
         return if stale { None } else { Some(kind::INTERRUPT) };
+    }
+    if signal == SIGTRAP && rip.wrapping_sub(label!(_start)) < crate::port::SHIM_ALIGN {
+        return None; // A program that single-steps itself does not see the shim.
     }
     if signal == SIGSEGV || signal == SIGBUS {
         let repaired = if within(label!(stage_begin), label!(stage_end)) {

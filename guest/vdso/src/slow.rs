@@ -141,6 +141,13 @@ fn read(clock: i32, mut tsc: u64) -> Outcome {
 /// `clock_gettime` after a first attempt at this reading of the counter (0: none yet).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vdso_slow_gettime(clock: i32, to: *mut Pair, tsc: u64) -> isize {
+    // SAFETY: the caller's pointer.
+    unsafe { gettime(clock, to, tsc) }
+}
+
+/// Not under the global name: calls of that would go through a table of addresses.
+#[inline(never)]
+unsafe fn gettime(clock: i32, to: *mut Pair, tsc: u64) -> isize {
     // SAFETY: the caller's pointer; the calls check it.
     unsafe {
         match read(clock, tsc) {
@@ -159,7 +166,7 @@ pub unsafe extern "C" fn vdso_slow_gettime(clock: i32, to: *mut Pair, tsc: u64) 
 fn moment(clock: i32, tsc: u64) -> Moment {
     let mut pair = [0; 2];
     // SAFETY: the pointer is good.
-    unsafe { vdso_slow_gettime(clock, &raw mut pair, tsc) };
+    unsafe { gettime(clock, &raw mut pair, tsc) };
     Moment { sec: pair[0], nsec: pair[1] as u32 }
 }
 
