@@ -1,6 +1,6 @@
 /*
  * The vDSO as a program sees it: its functions and theirs as system calls, what may be done to its memory.
- * build: dynamic static musl
+ * build: dynamic static
  */
 #include "fixture.h"
 #include "vdso.h"

@@ -127,7 +127,7 @@ fn the_refreshing_call_is_where_it_is_said_to_be() {
 }
 
 /// What is on the stack: how far above RSP the caller's frame begins, and where, relative to that, registers were
-/// saved; of those that were taken back, the copies still lie below.
+/// saved that have been changed; of those that have not, or were taken back, there may be copies.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct View {
     cfa: i64,
@@ -212,7 +212,7 @@ fn the_unwind_table_is_right_at_every_instruction() {
                 Mnemonic::Syscall => syscalls += 1,
                 Mnemonic::Push => {
                     if let Some(register) = dwarf(one.op0_register()) {
-                        next.saved.entry(register).or_insert(-next.cfa);
+                        next.copies.entry(register).or_insert(-next.cfa);
                     }
                 }
                 Mnemonic::Pop => {
@@ -236,6 +236,17 @@ fn the_unwind_table_is_right_at_every_instruction() {
                     });
                     let known = matches!(one.flow_control(), FlowControl::Call | FlowControl::Return);
                     assert!(!moves || known, "{one}");
+                    for used in info.used_registers() {
+                        let writes =
+                            !matches!(used.access(), OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess);
+                        let Some(register) = dwarf(used.register().full_register()).filter(|_| writes) else {
+                            continue;
+                        };
+                        match next.copies.remove(&register) {
+                            Some(at) => _ = next.saved.insert(register, at),
+                            None => assert!(next.saved.contains_key(&register), "{ip:#x} {one} loses a register"),
+                        }
+                    }
                 }
             }
             let near =

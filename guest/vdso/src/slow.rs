@@ -148,17 +148,25 @@ pub unsafe extern "C" fn vdso_slow_gettime(clock: i32, to: *mut Pair, tsc: u64) 
 /// Not under the global name: calls of that would go through a table of addresses.
 #[inline(never)]
 unsafe fn gettime(clock: i32, to: *mut Pair, tsc: u64) -> isize {
-    // SAFETY: the caller's pointer; the calls check it.
-    unsafe {
-        match read(clock, tsc) {
-            Outcome::Done(moment) => {
-                to.write([moment.sec, i64::from(moment.nsec)]);
-                0
+    let mut pair = [0; 2];
+    match read(clock, tsc) {
+        Outcome::Done(moment) => pair = [moment.sec, i64::from(moment.nsec)],
+        outcome => {
+            // SAFETY: the pointer is good.
+            let result = unsafe {
+                match outcome {
+                    Outcome::Refresh => raw::refresh(clock, &raw mut pair),
+                    _ => raw::gettime(clock, &raw mut pair),
+                }
+            };
+            if result != 0 {
+                return result;
             }
-            Outcome::Refresh => raw::refresh(clock, to),
-            Outcome::Again | Outcome::Call => raw::gettime(clock, to),
         }
     }
+    // SAFETY: the caller's pointer: a bad one faults whichever way the time came.
+    unsafe { to.write(pair) };
+    0
 }
 
 /// A reading for those who want it in another form. The calls cannot fail: these clocks exist.
