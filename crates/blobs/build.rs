@@ -28,6 +28,7 @@ fn compile(name: &str, source: &Path, out: &Path) -> PathBuf {
         .args(["--edition", "2024", "--crate-name", name, "--crate-type", "lib", "--emit", "obj"])
         .args(["-C", "panic=abort", "-C", "opt-level=2", "-C", "relocation-model=pic", "-C", "codegen-units=1"])
         .args(["-C", "debuginfo=0", "-C", "overflow-checks=no", "-C", "force-unwind-tables=yes"])
+        .args(["-C", "jump-tables=no"])
         .arg("-o")
         .arg(&object)
         .arg(source.join("src/lib.rs")));
