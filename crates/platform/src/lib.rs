@@ -62,6 +62,11 @@ pub trait Space: Send + Sync {
     /// Copies into guest memory, obeying its protections; returns how many bytes could be written.
     fn write(&self, address: u64, from: &[u8]) -> usize;
 
+    /// Writes two pieces, at the price of one where the platform can; whether both went in whole.
+    fn write_both(&self, pieces: [(u64, &[u8]); 2]) -> bool {
+        pieces.iter().all(|(address, bytes)| self.write(*address, bytes) == bytes.len())
+    }
+
     /// As `write`, but ignoring page protections, as a debugger does (`PTRACE_POKEDATA`).
     fn poke(&self, address: u64, from: &[u8]) -> usize;
 

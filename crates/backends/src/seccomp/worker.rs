@@ -187,6 +187,11 @@ impl Space for Worker {
         }
     }
 
+    fn write_both(&self, pieces: [(u64, &[u8]); 2]) -> bool {
+        let inside = pieces.iter().all(|(address, bytes)| self.clip(*address, bytes.len()) == bytes.len());
+        inside && memory::write_both(self.pid, pieces)
+    }
+
     fn poke(&self, address: u64, from: &[u8]) -> usize {
         let len = self.clip(address, from.len());
         let Some(file) = host_proc::open(self.pid, "mem", OFlags::WRONLY) else { return 0 };

@@ -71,6 +71,9 @@ struct RtSigFrame {
 const UC: u64 = std::mem::offset_of!(RtSigFrame, uc_flags) as u64;
 const INFO: u64 = std::mem::offset_of!(RtSigFrame, info) as u64;
 const FRAME: u64 = size_of::<RtSigFrame>() as u64;
+/// Where the extended state begins, by the arithmetic of `place`: the frame is 8 less than a multiple of 16, the
+/// state a multiple of 64 right above.
+const STATE: u64 = FRAME + 16;
 const _: () = {
     assert!(size_of::<SigContext>() == 256);
     assert!(UC == 8 && INFO == 312 && FRAME == 440);
@@ -149,7 +152,7 @@ pub(super) fn build(space: &dyn Space, regs: &mut Regs, plan: &Plan) -> Result<(
     // Without SA_SIGINFO the place for it is left as it is.
     let bytes = frame.as_bytes();
     let bytes = if told { bytes } else { bytes.get(..INFO as usize).unwrap_or(bytes) };
-    if space.write(state_at, &state) < state.len() || space.write(frame_at, bytes) < bytes.len() {
+    if !space.write_both([(state_at, &state), (frame_at, bytes)]) {
         return Err(Errno::EFAULT);
     }
     regs.rdi = plan.signal.number() as u64;
@@ -191,6 +194,28 @@ fn context(regs: &Regs, plan: &Plan, fpstate: u64) -> SigContext {
     }
 }
 
+/// Guest memory of which a part was copied before: what is looked at there does not change.
+struct Copy<'a> {
+    space: &'a dyn Space,
+    at: u64,
+    bytes: Vec<u8>,
+}
+
+impl Copy<'_> {
+    fn read(&self, address: u64, into: &mut [u8]) -> usize {
+        let known = address
+            .checked_sub(self.at)
+            .and_then(|offset| self.bytes.get(usize::try_from(offset).ok()?..)?.get(..into.len()));
+        match known {
+            Some(known) => {
+                into.copy_from_slice(known);
+                into.len()
+            }
+            None => self.space.read(address, into),
+        }
+    }
+}
+
 /// What `rt_sigreturn` takes from a frame.
 pub(super) struct Restored {
     pub mask: SigSet,
@@ -201,14 +226,15 @@ pub(super) struct Restored {
 pub(super) fn restore(space: &dyn Space, regs: &mut Regs) -> Result<Restored> {
     let at = regs.rsp.wrapping_sub(8);
     crate::mem::check_range(at, FRAME)?;
-    // The info behind it is not needed, and may be unmapped.
-    let mut bytes = [0; INFO as usize];
-    if space.read(at, &mut bytes) < bytes.len() {
-        return Err(Errno::EFAULT);
-    }
+    // The extended state lies where `place` puts it, as a rule: frame and state together cost one access.
+    let mut copy = Copy { space, at, bytes: vec![0; (STATE + xstate::frame_len(&regs.xstate)) as usize] };
+    let got = space.read(at, &mut copy.bytes);
+    copy.bytes.truncate(got);
+    // The info behind the context is not needed, and may be unmapped.
     let mut whole = [0; FRAME as usize];
-    if let Some(head) = whole.get_mut(..bytes.len()) {
-        head.copy_from_slice(&bytes);
+    let (head, _) = whole.split_at_mut(INFO as usize);
+    if copy.read(at, head) < head.len() {
+        return Err(Errno::EFAULT);
     }
     let frame = RtSigFrame::read_from_bytes(&whole).map_err(|_| Errno::EFAULT)?;
     let context = &frame.uc_mcontext;
@@ -223,7 +249,7 @@ pub(super) fn restore(space: &dyn Space, regs: &mut Regs) -> Result<Restored> {
     regs.rsp = context.rsp;
     regs.rip = context.rip;
     regs.rflags = (regs.rflags & !FIX_EFLAGS) | (context.rflags & FIX_EFLAGS);
-    regs.xstate = xstate::from_frame(space, context.fpstate, &regs.xstate)?;
+    regs.xstate = xstate::from_frame(&|at, into| copy.read(at, into), context.fpstate, &regs.xstate)?;
     Ok(Restored { mask: SigSet(frame.uc_sigmask), altstack: frame.uc_stack })
 }
 

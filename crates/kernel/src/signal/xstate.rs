@@ -1,8 +1,6 @@
 //! Extended processor state in signal frames (arch/x86/kernel/fpu/signal.c): an XSAVE area whose legacy part
 //! says in its last 48 bytes how long the whole is, and a magic word behind it.
 
-use coracle_platform::Space;
-
 use crate::{Errno, Result};
 
 const FP_XSTATE_MAGIC1: u32 = 0x4650_5853;
@@ -65,16 +63,24 @@ pub(super) fn to_frame(state: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// Bytes that the state takes in a frame of this processor, with the magic; `now` is the state as it is.
+pub(super) fn frame_len(now: &[u8]) -> u64 {
+    (now.len().max(SMALLEST) + 4) as u64
+}
+
+/// Reads guest memory; returns how many bytes could be read.
+type Read<'a> = &'a dyn Fn(u64, &mut [u8]) -> usize;
+
 /// Takes the state back from a frame (`__fpu_restore_sig()`). `now` is the state as it is, which tells what the
 /// processor has. A frame that does not look like an XSAVE one is a legacy one; bits that the processor would
 /// refuse make the frame bad.
-pub(super) fn from_frame(space: &dyn Space, address: u64, now: &[u8]) -> Result<Vec<u8>> {
+pub(super) fn from_frame(read: Read<'_>, address: u64, now: &[u8]) -> Result<Vec<u8>> {
     if address == 0 {
         return Ok(Vec::new());
     }
     let mut legacy = [0; LEGACY];
     crate::mem::check_range(address, LEGACY as u64)?;
-    if space.read(address, &mut legacy) < LEGACY {
+    if read(address, &mut legacy) < LEGACY {
         return Err(Errno::EFAULT);
     }
     if u32_at(&legacy, 24) & !MXCSR_MASK != 0 {
@@ -84,9 +90,9 @@ pub(super) fn from_frame(space: &dyn Space, address: u64, now: &[u8]) -> Result<
         0..SMALLEST => (u64::MAX, LARGEST),
         len => (u64_at(now, SW + 8) | FP_SSE, len),
     };
-    let Some(size) = extended_size(space, address, &legacy, room)? else { return Ok(legacy_only(&legacy)) };
+    let Some(size) = extended_size(read, address, &legacy, room)? else { return Ok(legacy_only(&legacy)) };
     let mut area = vec![0; size];
-    if space.read(address, &mut area) < size {
+    if read(address, &mut area) < size {
         return Err(Errno::EFAULT);
     }
     // XRSTOR refuses a compacted area, reserved bits of the header, and features that are not there.
@@ -103,7 +109,7 @@ pub(super) fn from_frame(space: &dyn Space, address: u64, now: &[u8]) -> Result<
 }
 
 /// `check_xstate_in_sigframe()`: size of the XSAVE area, `None` if only the legacy part is to be believed.
-fn extended_size(space: &dyn Space, address: u64, legacy: &[u8], room: usize) -> Result<Option<usize>> {
+fn extended_size(read: Read<'_>, address: u64, legacy: &[u8], room: usize) -> Result<Option<usize>> {
     let (magic, extended, size) =
         (u32_at(legacy, SW), u32_at(legacy, SW + 4) as usize, u32_at(legacy, SW + 16) as usize);
     if magic != FP_XSTATE_MAGIC1 || size < SMALLEST || size > room.min(LARGEST) || size > extended {
@@ -111,7 +117,7 @@ fn extended_size(space: &dyn Space, address: u64, legacy: &[u8], room: usize) ->
     }
     let mut tail = [0; 4];
     crate::mem::check_range(address, size as u64 + 4)?;
-    if space.read(address.wrapping_add(size as u64), &mut tail) < 4 {
+    if read(address.wrapping_add(size as u64), &mut tail) < 4 {
         return Err(Errno::EFAULT);
     }
     Ok((u32::from_le_bytes(tail) == FP_XSTATE_MAGIC2).then_some(size))
@@ -129,6 +135,7 @@ fn legacy_only(legacy: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use coracle_platform::Space;
     use coracle_platform::mock::MockSpace;
 
     fn frame(state: &[u8]) -> (MockSpace, u64) {
@@ -152,7 +159,7 @@ mod tests {
     fn a_whole_area_survives() {
         let state = with_avx();
         let (space, at) = frame(&state);
-        assert_eq!(from_frame(&space, at, &state).unwrap(), state);
+        assert_eq!(from_frame(&|at, into| space.read(at, into), at, &state).unwrap(), state);
     }
 
     #[test]
@@ -160,11 +167,11 @@ mod tests {
         let state = with_avx();
         let (space, at) = frame(&state);
         space.write(at + state.len() as u64, &[0; 4]);
-        let taken = from_frame(&space, at, &state).unwrap();
+        let taken = from_frame(&|at, into| space.read(at, into), at, &state).unwrap();
         assert_eq!((taken.len(), u64_at(&taken, LEGACY)), (SMALLEST, 3));
         // Longer than what the processor has: likewise.
         let (space, at) = frame(&state);
-        assert_eq!(from_frame(&space, at, &initial()).unwrap().len(), SMALLEST);
+        assert_eq!(from_frame(&|at, into| space.read(at, into), at, &initial()).unwrap().len(), SMALLEST);
     }
 
     #[test]
@@ -173,14 +180,14 @@ mod tests {
         for (offset, value) in [(24_u64, 0x1_0000_u64), (512, 1 << 40), (520, 1), (544, 1)] {
             let (space, at) = frame(&state);
             space.write(at + offset, &value.to_le_bytes());
-            assert_eq!(from_frame(&space, at, &state), Err(Errno::EFAULT), "{offset}");
+            assert_eq!(from_frame(&|at, into| space.read(at, into), at, &state), Err(Errno::EFAULT), "{offset}");
         }
     }
 
     #[test]
     fn no_area_is_the_initial_state() {
         let space = MockSpace::default();
-        assert_eq!(from_frame(&space, 0, &[]).unwrap(), Vec::<u8>::new());
-        assert_eq!(from_frame(&space, 0x5000, &[]), Err(Errno::EFAULT));
+        assert_eq!(from_frame(&|at, into| space.read(at, into), 0, &[]).unwrap(), Vec::<u8>::new());
+        assert_eq!(from_frame(&|at, into| space.read(at, into), 0x5000, &[]), Err(Errno::EFAULT));
     }
 }

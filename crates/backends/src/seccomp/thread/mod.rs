@@ -121,9 +121,13 @@ impl SeccompThread {
         if self.port.state().load(Ordering::SeqCst) != POSTED || self.worker.death().is_some() {
             return Err(Gone);
         }
-        // Whatever was asked of the thread, it has stopped now.
-        self.port.set32(word::INTERRUPT_DONE, self.port.get32(word::INTERRUPT_ASKED));
         Ok(self.port.get32(word::KIND))
+    }
+
+    /// Whatever was asked of the thread, it has stopped, and whoever serves it looks again before it goes on.
+    /// Not for waits in between: nobody looks after those.
+    fn acknowledge(&self) {
+        self.port.set32(word::INTERRUPT_DONE, self.port.get32(word::INTERRUPT_ASKED));
     }
 
     /// Replies with an action, and interrupts again if that was asked for meanwhile.
@@ -136,7 +140,12 @@ impl SeccompThread {
         if self.port.get32(word::GUEST_SLEEPS) != 0 {
             wake_word(self.port.state());
         }
-        if self.port.get32(word::INTERRUPT_ASKED) != self.port.get32(word::INTERRUPT_DONE) {
+        // After the other actions the thread comes back by itself.
+        let goes_on = matches!(
+            what,
+            action::RETURN | action::CONTINUE | action::CONTINUE_BASES | action::ORDER_RETURN
+        );
+        if goes_on && self.port.get32(word::INTERRUPT_ASKED) != self.port.get32(word::INTERRUPT_DONE) {
             self.control.signal();
         }
     }
@@ -164,6 +173,7 @@ impl SeccompThread {
 
     fn next_trap(&mut self) -> Trap {
         let arrived = self.wait();
+        self.acknowledge();
         match arrived.and_then(|kind| self.trap(kind)) {
             Ok(trap) => trap,
             Err(Gone) => self.died(),
@@ -281,6 +291,7 @@ impl Thread for SeccompThread {
 
     fn freeze(&mut self, result: u64) -> Result<&mut Regs, Gone> {
         self.freeze_for_order()?;
+        self.acknowledge();
         self.load_regs();
         // The call is over: what is edited from now on, RAX included, stays.
         if std::mem::take(&mut self.in_call) {
