@@ -120,6 +120,10 @@ pub mod word {
     pub const SITE: usize = 0x200;
     /// u32: the next trapped call is to be posted with its frame, whatever it is.
     pub const FORCE_TRAP: usize = 0x208;
+    /// u32: size of the extended state that `XSAVE` writes; 0 if the shim is not to make frames itself.
+    pub const XSAVE_SIZE: usize = 0x20c;
+    /// u64: which features that is.
+    pub const XSAVE_FEATURES: usize = 0x210;
     /// [`super::HEAT_SLOTS`] u64: address behind a site, and in the upper 16 bits how often it has trapped.
     pub const HEAT: usize = 0x400;
     /// 512 u64: where the fast path goes for each call number.
@@ -171,7 +175,7 @@ pub mod action {
     pub const RETURN: u32 = 0;
     /// The kernel has edited the frame; go on with it (handlers only).
     pub const CONTINUE: u32 = 1;
-    /// Come back through a trap, so that there is a frame (fast path only).
+    /// Come back with a frame (fast path only).
     pub const TRAP: u32 = 2;
     /// Make the call in `ORDER`; its result is the call's result.
     pub const ORDER_RETURN: u32 = 3;

@@ -54,9 +54,11 @@ fn every_system_call_is_accounted_for() {
         label::PORTS_AFTER,
         label::CLOSE_AFTER,
         label::EXIT_AFTER,
+        label::FREEZE_LEFT,
     ];
-    let all = instructions(label::FAST_ENTRY, SHIM.len() as u64);
-    let calls = all.iter().filter(|i| i.mnemonic() == Mnemonic::Syscall && i.ip() < label::SIGNAL_ENTRY);
+    let mut all = instructions(label::FAST_ENTRY, label::SIGNAL_ENTRY);
+    all.extend(instructions(label::FREEZE, label::FREEZE_END));
+    let calls = all.iter().filter(|i| i.mnemonic() == Mnemonic::Syscall);
     let found: Vec<u64> = calls.map(|i| i.next_ip()).collect();
     for after in &found {
         assert!(known.contains(after), "a syscall before {after:#x} has no rule");

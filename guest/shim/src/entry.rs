@@ -18,6 +18,7 @@
 //! | `lane2_begin` | `lane2_after` | goes to `lane2_undo` |
 //! | `lane2_after` | `lane2_return` | `RETURN` becomes `landing` |
 //! | `lane2_return` | `lane2_end` | RCX becomes `landing` |
+//! | `freeze_leave` | `freeze_left` | goes to `freeze_again` |
 //! | all else | | nothing: what follows is a request, or looks at `INTERRUPT_ASKED` |
 
 use core::arch::global_asm;
@@ -281,6 +282,8 @@ order_fast:
     mov %rax, %gs:{RESULT}
     jmp finish
 act_trap:
+    cmpl $0, %gs:{XSAVE_SIZE}
+    jne freeze
     movl $1, %gs:{FORCE_TRAP}
     restore
     mov %gs:{NUMBER}, %r11
@@ -557,6 +560,7 @@ signal_entry:
     RESULT = const word::RESULT,
     STAMP = const word::STAMP,
     FORCE_TRAP = const word::FORCE_TRAP,
+    XSAVE_SIZE = const word::XSAVE_SIZE,
     ORDER = const word::ORDER,
     COOKIE = const word::COOKIE,
     FS_BASE = const word::FS_BASE,

@@ -54,6 +54,20 @@ pub unsafe extern "C" fn ready(port: Port) {
     serve(port, kind::READY, None);
 }
 
+/// The kernel has asked a thread in the fast path for all its registers, and [`crate::freeze`] has written them
+/// down.
+pub unsafe extern "C" fn frozen(port: Port, frame: Frame) {
+    port.u64(word::FRAME).store(frame.0, Relaxed);
+    serve(port, kind::TRAP, Some(frame));
+}
+
+/// The same thread was about to go on when the kernel wanted it to stop.
+pub unsafe extern "C" fn frozen_again(port: Port, frame: Frame) {
+    port.u64(word::FRAME).store(frame.0, Relaxed);
+    port.u32(word::INTERRUPTED_CALL).store(0, Relaxed);
+    serve(port, kind::INTERRUPT, Some(frame));
+}
+
 /// A system call was trapped.
 fn trapped(port: Port, info: u64, frame: Frame) -> Option<u32> {
     if frame.get(reg::RIP) == label!(landing) {
@@ -143,6 +157,8 @@ fn interrupted(port: Port, frame: Frame) -> Option<u32> {
         let cut_short = rip == label!(lane2_after) && frame.get(reg::RAX) == EINTR;
         let call = if cut_short { port.u64(word::NUMBER).load(Relaxed) as u32 + 1 } else { 0 };
         redirect(port, call);
+    } else if within(label!(freeze_leave), label!(freeze_left)) {
+        frame.set(reg::RIP, label!(freeze_again));
     } else if (within(label!(fast_posted), label!(fast_return)) || within(label!(copy_failed), label!(act_trap)))
         && port.u32(word::STATE).load(SeqCst) == REPLIED
     {

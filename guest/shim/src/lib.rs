@@ -8,6 +8,7 @@
 
 mod boot;
 mod entry;
+mod freeze;
 mod handler;
 #[path = "../../../crates/abi/src/port.rs"]
 #[allow(dead_code)]

@@ -34,6 +34,7 @@ pub fn build(base: u64) -> Vec<Instruction> {
         });
     }
     p.when(label::SIGRETURN_AFTER as u32, |p| single(p, libc::SYS_rt_sigreturn));
+    p.when(label::FREEZE_LEFT as u32, |p| single(p, libc::SYS_rt_sigreturn));
     p.when(label::EXIT_AFTER as u32, |p| single(p, libc::SYS_exit));
     p.when(label::CLOSE_AFTER as u32, |p| single(p, libc::SYS_close));
     p.when(label::DEATHSIG_AFTER as u32, |p| {

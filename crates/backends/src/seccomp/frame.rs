@@ -20,7 +20,7 @@ const SW_BYTES: usize = 464;
 const FP_XSTATE_MAGIC1: u32 = 0x4650_5853;
 const FP_XSTATE_MAGIC2: u32 = 0x4650_5845;
 /// Largest XSAVE area that is believed (AMX included).
-const XSTATE_MAX: usize = 0x3000;
+pub const XSTATE_MAX: usize = 0x3000;
 
 /// `UC_FP_XSTATE | UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS`.
 const UC_FLAGS: u64 = 7;

@@ -43,6 +43,8 @@ pub struct Shared {
     notifier: Arc<Notifier>,
     reaper: Arc<Reaper>,
     has_rdpid: bool,
+    /// Features and size of the extended state, where the shim may save it.
+    xstate: (u64, u32),
 }
 
 impl Shared {

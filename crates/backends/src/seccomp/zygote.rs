@@ -19,7 +19,7 @@ use super::reaper::Reaper;
 use super::thread::SeccompThread;
 use super::vvar::{self, Vvar};
 use super::worker::Worker;
-use super::{Shared, filter, has_rdpid, random};
+use super::{Shared, filter, frame, has_rdpid, random};
 
 /// The shim lies in `[LOWEST, HIGHEST)`, in units of [`SHIM_ALIGN`]: below the lowest place where the host's
 /// search for free memory may start (`mmap_base`: at most 1 TiB of randomness and a stack below the top), so
@@ -78,7 +78,7 @@ pub fn start(meanwhile: impl FnOnce() + Send + 'static) -> Result<(Arc<Shared>, 
     startup::step("zygote confined");
     let listener = fetch_listener(pid, listener)?;
     let notifier = Notifier::start(listener).map_err(host("cannot start a thread"))?;
-    Ok((Arc::new(Shared { notifier, reaper, has_rdpid: has_rdpid() }), worker))
+    Ok((Arc::new(Shared { notifier, reaper, has_rdpid: has_rdpid(), xstate: xstate() }), worker))
 }
 
 /// What the host must have for any of this.
@@ -92,6 +92,27 @@ fn require() -> Result<(), PlatformError> {
         });
     }
     Ok(())
+}
+
+/// Features that XSAVE saves for the guest, and how long that gets (Intel SDM volume 1, section 13.4). Not AMX:
+/// its tiles are a program's only after it asked for them.
+fn xstate() -> (u64, u32) {
+    const FP_SSE: u64 = 3;
+    const AMX: u64 = 3 << 17;
+    const OSXSAVE: u32 = 1 << 27;
+    if core::arch::x86_64::__cpuid(1).ecx & OSXSAVE == 0 {
+        return (0, 0);
+    }
+    let (low, high): (u32, u32);
+    // SAFETY: XGETBV of XCR0 exists where OSXSAVE says so.
+    unsafe { std::arch::asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack)) };
+    let features = (u64::from(low) | u64::from(high) << 32) & !AMX;
+    let end = |feature: u32| {
+        let leaf = core::arch::x86_64::__cpuid_count(0xd, feature);
+        leaf.ebx + leaf.eax
+    };
+    let size = (2..63).filter(|feature| features >> feature & 1 == 1).map(end).fold(512 + 64, u32::max);
+    if features & FP_SSE == FP_SSE && size <= frame::XSTATE_MAX as u32 { (features, size) } else { (0, 0) }
 }
 
 /// Lays the filter out in the port for the zygote to install: `struct sock_fprog`, then the instructions.

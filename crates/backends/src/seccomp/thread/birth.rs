@@ -176,6 +176,8 @@ fn prepare_port(port: &Port, address: u64, base: u64, shared: &Shared, own_proce
     port.set32(word::MAGIC, MAGIC);
     port.set64(word::SELF, address);
     port.set32(word::HAS_RDPID, u32::from(shared.has_rdpid));
+    port.set64(word::XSAVE_FEATURES, shared.xstate.0);
+    port.set32(word::XSAVE_SIZE, shared.xstate.1);
     table::fill(port, base, true);
     let mut regs = Regs {
         rip: base + label::FIRST_ORDERS,

@@ -59,7 +59,12 @@ impl SeccompThread {
             let gs = self.port.get64(word::GS_BASE);
             self.regs.gs_base = if gs == self.address() { 0 } else { gs };
             self.bases = (self.regs.fs_base, self.regs.gs_base);
-            self.regs.rip = self.worker.sites.lock().to_site(self.regs.rip);
+            let site = self.worker.sites.lock().to_site(self.regs.rip);
+            // RCX is the return address after a system call, as the program knows it.
+            if self.in_call && self.regs.rcx == self.regs.rip {
+                self.regs.rcx = site;
+            }
+            self.regs.rip = site;
         }
         self.regs_loaded = true;
     }
