@@ -141,10 +141,8 @@ impl SeccompThread {
             wake_word(self.port.state());
         }
         // After the other actions the thread comes back by itself.
-        let goes_on = matches!(
-            what,
-            action::RETURN | action::CONTINUE | action::CONTINUE_BASES | action::ORDER_RETURN
-        );
+        let goes_on =
+            matches!(what, action::RETURN | action::CONTINUE | action::CONTINUE_BASES | action::ORDER_RETURN);
         if goes_on && self.port.get32(word::INTERRUPT_ASKED) != self.port.get32(word::INTERRUPT_DONE) {
             self.control.signal();
         }
