@@ -7,7 +7,7 @@
 //! Lock order: an object's own lock, then a queue's lock. `Wake::wake` runs without the queue's lock.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
@@ -197,6 +197,7 @@ pub fn deadline_after(timeout: Duration) -> Deadline {
 }
 
 /// The sleeping place of one kernel thread.
+#[derive(Default)]
 pub struct Waiter {
     /// Set before the first wait.
     thread: OnceLock<Thread>,
@@ -204,9 +205,64 @@ pub struct Waiter {
     signaled: AtomicBool,
     /// The thread sleeps in `poll(2)` and must be woken through `event`.
     polling: AtomicBool,
-    /// The thread sleeps, one way or the other; for those who look on.
+    /// The thread sleeps, one way or the other.
     asleep: AtomicBool,
     event: OnceLock<OwnedFd>,
+    eagerness: Eagerness,
+}
+
+/// Whether to spin for a wake-up before sleeping: waking a thread on another CPU that sleeps costs tens of
+/// microseconds, so two that answer each other quickly better stay awake. Only the waiting thread touches it.
+#[derive(Default)]
+struct Eagerness {
+    /// Short waits in a row.
+    short: AtomicU32,
+    /// So many are needed before it spins, less [`CONVINCED`]; grows with every spin in vain.
+    caution: AtomicU32,
+}
+
+/// Spin at most this long.
+const SPIN: Duration = Duration::from_micros(50);
+/// A sleep shorter than this, waking included, might as well have been a spin.
+const SHORT: Duration = Duration::from_micros(150);
+/// Somebody else had the CPU: there is none to spare.
+const PREEMPTED: Duration = Duration::from_micros(100);
+const CONVINCED: u32 = 4;
+const MOST_CAUTIOUS: u32 = 1 << 12;
+
+/// Threads of this process that spin here. One CPU stays free for those they wait for.
+static SPINNERS: AtomicU32 = AtomicU32::new(0);
+
+/// CPUs of this process. The main thread is asked: others confine themselves.
+fn cpus() -> u32 {
+    static CPUS: OnceLock<u32> = OnceLock::new();
+    *CPUS.get_or_init(|| {
+        let main = rustix::process::getpid();
+        rustix::thread::sched_getaffinity(Some(main)).map_or(1, |set| set.count())
+    })
+}
+
+impl Eagerness {
+    fn is_eager(&self) -> bool {
+        let needed = CONVINCED.saturating_add(self.caution.load(Ordering::Relaxed));
+        self.short.load(Ordering::Relaxed) >= needed
+    }
+
+    fn slept(&self, time: Duration) {
+        let short = if time < SHORT { self.short.load(Ordering::Relaxed).saturating_add(1) } else { 0 };
+        self.short.store(short, Ordering::Relaxed);
+    }
+
+    fn spun(&self, woken: bool) {
+        let caution = self.caution.load(Ordering::Relaxed);
+        if woken {
+            self.caution.store(caution.saturating_sub(1), Ordering::Relaxed);
+        } else {
+            self.short.store(0, Ordering::Relaxed);
+            let more = caution.saturating_mul(2).clamp(CONVINCED, MOST_CAUTIOUS);
+            self.caution.store(more, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Waiter {
@@ -219,13 +275,7 @@ impl Waiter {
 
     /// The waiter of a thread that is yet to come; wakes until then are kept.
     pub fn unbound() -> Arc<Waiter> {
-        Arc::new(Waiter {
-            thread: OnceLock::new(),
-            signaled: AtomicBool::new(false),
-            polling: AtomicBool::new(false),
-            asleep: AtomicBool::new(false),
-            event: OnceLock::new(),
-        })
+        Arc::default()
     }
 
     /// Its thread sleeps: the task's state is `S`.
@@ -245,18 +295,58 @@ impl Waiter {
         if self.signaled.swap(false, Ordering::SeqCst) {
             return;
         }
-        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-        self.asleep.store(true, Ordering::Relaxed);
+        let start = Instant::now();
+        let left = deadline.map(|at| at.saturating_duration_since(start));
+        // A waker sets `signaled` and then looks at `asleep`: either it sees this or the signal is seen below.
+        self.asleep.store(true, Ordering::SeqCst);
         if host.is_empty() {
-            match left {
-                None => std::thread::park(),
-                Some(left) => std::thread::park_timeout(left),
+            if !self.signaled.load(Ordering::SeqCst) {
+                match left {
+                    None => std::thread::park(),
+                    Some(left) => std::thread::park_timeout(left),
+                }
             }
         } else {
             self.poll_host(host, left);
         }
         self.asleep.store(false, Ordering::Relaxed);
         self.signaled.store(false, Ordering::SeqCst);
+        if deadline.is_none() {
+            self.eagerness.slept(start.elapsed());
+        }
+    }
+
+    /// Before a `wait` without a deadline: spins a little, if that paid off lately and `alone` says that the guest
+    /// thread that is served does not spin, too. `true`: woken.
+    pub fn spin(&self, alone: impl FnOnce() -> bool) -> bool {
+        if !self.eagerness.is_eager() || cpus() < 2 || !alone() {
+            return false;
+        }
+        let room = SPINNERS.fetch_add(1, Ordering::Relaxed) + 1 < cpus();
+        let woken = room && self.spin_a_while();
+        SPINNERS.fetch_sub(1, Ordering::Relaxed);
+        if room {
+            self.eagerness.spun(woken);
+        }
+        woken
+    }
+
+    fn spin_a_while(&self) -> bool {
+        let start = Instant::now();
+        let mut last = start;
+        loop {
+            for _ in 0..8 {
+                if self.signaled.load(Ordering::Acquire) {
+                    return self.signaled.swap(false, Ordering::SeqCst);
+                }
+                std::hint::spin_loop();
+            }
+            let now = Instant::now();
+            if now - last > PREEMPTED || now - start > SPIN {
+                return false;
+            }
+            last = now;
+        }
     }
 
     /// 1. `polling` is set. 2. `signaled` is looked at. 3. the host is polled. A waker sets `signaled` and then
@@ -305,7 +395,9 @@ impl Wake for Waiter {
         {
             let _ = rustix::io::write(event, &1u64.to_ne_bytes());
         }
-        if let Some(thread) = self.thread.get() {
+        if self.asleep.load(Ordering::SeqCst)
+            && let Some(thread) = self.thread.get()
+        {
             thread.unpark();
         }
     }
@@ -337,6 +429,55 @@ mod tests {
         let start = Instant::now();
         waiter.wait(&[(Arc::new(reader), Events::IN)], deadline_after(Duration::from_secs(20)));
         assert!(start.elapsed() < Duration::from_secs(10));
+        other.join().unwrap();
+    }
+
+    #[test]
+    fn who_sleeps_in_vain_grows_cautious() {
+        let eagerness = Eagerness::default();
+        assert!(!eagerness.is_eager());
+        (0..CONVINCED).for_each(|_| eagerness.slept(Duration::from_micros(20)));
+        assert!(eagerness.is_eager());
+        eagerness.spun(false);
+        assert!(!eagerness.is_eager());
+        (0..CONVINCED).for_each(|_| eagerness.slept(Duration::from_micros(20)));
+        assert!(!eagerness.is_eager());
+        (0..CONVINCED).for_each(|_| eagerness.slept(Duration::from_micros(20)));
+        assert!(eagerness.is_eager());
+        eagerness.slept(Duration::from_millis(2));
+        assert!(!eagerness.is_eager());
+        (0..20).for_each(|_| eagerness.spun(false));
+        assert_eq!(eagerness.caution.load(Ordering::Relaxed), MOST_CAUTIOUS);
+    }
+
+    /// Two threads wake each other in every way the waiter may be waiting: none of the wakes is lost.
+    #[test]
+    fn wakes_reach_spinners_and_sleepers() {
+        let (here, there) = (Waiter::current(), Waiter::unbound());
+        let turn = Arc::new(AtomicU32::new(0));
+        let await_turn = |waiter: &Waiter, turn: &AtomicU32, mine: u32| {
+            while turn.load(Ordering::SeqCst) != mine {
+                if !waiter.spin(|| true) {
+                    waiter.wait(&[], None);
+                }
+            }
+        };
+        let other = {
+            let (here, there, turn) = (here.clone(), there.clone(), turn.clone());
+            std::thread::spawn(move || {
+                there.bind();
+                for round in 0..20_000 {
+                    await_turn(&there, &turn, 2 * round + 1);
+                    turn.store(2 * round + 2, Ordering::SeqCst);
+                    here.wake();
+                }
+            })
+        };
+        for round in 0..20_000 {
+            turn.store(2 * round + 1, Ordering::SeqCst);
+            there.wake();
+            await_turn(&here, &turn, 2 * round + 2);
+        }
         other.join().unwrap();
     }
 

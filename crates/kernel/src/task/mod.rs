@@ -313,6 +313,11 @@ impl Task {
         self.must_exit() || self.process.stopping.load(Ordering::SeqCst) || signal::pending(self)
     }
 
+    /// Its guest thread last ran on the CPU of this, its kernel thread: it does not run now.
+    fn shares_cpu(&self) -> bool {
+        self.control().last_cpu() == rustix::thread::sched_getcpu()
+    }
+
     /// Waits until `attempt` yields something. `attempt` watches its queues in the table first and looks second.
     /// `ERESTARTSYS` when interrupted, `ETIMEDOUT` at the deadline.
     pub fn block<T>(&self, deadline: Deadline, attempt: impl FnMut(&mut PollTable) -> Option<T>) -> Result<T> {
@@ -350,7 +355,10 @@ impl Task {
             if deadline.is_some_and(|at| at <= std::time::Instant::now()) {
                 return Err(Errno::ETIMEDOUT);
             }
-            self.waiter.wait(table.host(), deadline);
+            let sleeps = table.host().is_empty() && deadline.is_none();
+            if !(sleeps && self.waiter.spin(|| self.shares_cpu())) {
+                self.waiter.wait(table.host(), deadline);
+            }
         }
     }
 }
