@@ -56,8 +56,11 @@ pub fn start(meanwhile: impl FnOnce() + Send + 'static) -> Result<(Arc<Shared>, 
         let pid = execute(&program, &its_ports, &its_vvar);
         drop((program, its_ports, its_vvar));
         let alive = pid.is_ok();
+        if alive {
+            // Before the report, which wakes a thread that would then wait for this one's CPU.
+            meanwhile();
+        }
         let _ = report.send(pid);
-        meanwhile();
         if alive {
             served.serve();
         }

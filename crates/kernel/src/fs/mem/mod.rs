@@ -25,6 +25,11 @@ pub use node::{MemInode, Meta, downcast};
 /// What a node without contents is charged, so that a flood of empty files meets the limit too.
 const NODE_COST: u64 = 512;
 
+/// The same with the target of a link.
+fn cost(target: usize) -> u64 {
+    NODE_COST.saturating_add(target as u64)
+}
+
 /// A file system in memory.
 pub struct MemFs {
     shared: Arc<Shared>,
@@ -115,13 +120,13 @@ impl Shared {
 
     /// A node; `ENOSPC`.
     pub fn new_node(self: &Arc<Shared>, new: &NewNode<'_>) -> Result<Arc<MemInode>> {
-        self.budget.charge(NODE_COST)?;
+        self.budget.charge(cost(new.target.len()))?;
         Ok(MemInode::build(self, new))
     }
 
     /// As `new_node`, with the identity of another node that it replaces.
     pub fn stand_in(self: &Arc<Shared>, new: &NewNode<'_>, dev: u64, ino: u64) -> Result<Arc<MemInode>> {
-        self.budget.charge(NODE_COST)?;
+        self.budget.charge(cost(new.target.len()))?;
         Ok(Arc::new(MemInode::raw(self, new, dev, ino)))
     }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU32;
 
 use parking_lot::Mutex;
 
-use super::{Data, MemFile, NODE_COST, Shared};
+use super::{Data, MemFile, Shared, cost};
 use crate::abi::PAGE_SIZE;
 use crate::abi::linux::{RENAME_EXCHANGE, RENAME_NOREPLACE, XATTR_CREATE, XATTR_REPLACE};
 use crate::abi::types::{Stat, Timespec};
@@ -212,7 +212,8 @@ impl Entries {
 
 impl Drop for MemInode {
     fn drop(&mut self) {
-        self.shared.budget.release(NODE_COST);
+        let target = if let Body::Link(target) = &self.body { target.len() } else { 0 };
+        self.shared.budget.release(cost(target));
         // Not recursive along chains of directories: guests choose how deep they are.
         let mut pending = Vec::new();
         if let Body::Dir(entries) = &mut self.body {
