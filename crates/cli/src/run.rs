@@ -8,8 +8,8 @@ use std::time::Duration;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueEnum, ValueHint};
 use coracle::config::{
-    self, Bind, ClockChoice, Config, Confine, Environment, Limits, LogLevel, Net, PlatformChoice, Rootfs, Timeout, Trace,
-    User, WaitPolicy,
+    self, Bind, ClockChoice, Config, Confine, Environment, Limits, LogLevel, Net, PlatformChoice, Rootfs, Timeout,
+    Trace, User, WaitPolicy,
 };
 use coracle::{Reason, startup};
 
