@@ -186,3 +186,61 @@ CASE(mq)
 	V(mq_unlink(name));
 	V(mq_unlink(name));
 }
+
+static volatile int told;
+
+static void on_message(union sigval value)
+{
+	told = value.sival_int;
+}
+
+static void on_signal(int s, siginfo_t *info, void *c)
+{
+	(void)s;
+	(void)c;
+	told = info->si_code == SI_MESGQ ? info->si_value.sival_int : -1;
+}
+
+static int wait_told(void)
+{
+	for (int i = 0; i < 1000 && !told; i++)
+		usleep(2000);
+	int value = told;
+	told = 0;
+	return value;
+}
+
+/* mq_notify: once, for the message that arrives at the empty queue. */
+CASE(mq_notify)
+{
+	char name[40], b[100];
+	struct mq_attr a = { .mq_maxmsg = 4, .mq_msgsize = 100 };
+	struct sigevent thread = { .sigev_notify = SIGEV_THREAD, .sigev_notify_function = on_message, .sigev_value = { .sival_int = 7 } };
+	struct sigevent sig = { .sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGUSR1, .sigev_value = { .sival_int = 9 } };
+	struct sigaction act = { .sa_sigaction = on_signal, .sa_flags = SA_SIGINFO };
+
+	sprintf(name, "/coracle-notify-%d", getpid());
+	mqd_t q = mq_open(name, O_CREAT | O_EXCL | O_RDWR | O_NONBLOCK, 0600, &a);
+	mq_unlink(name);
+	sigaction(SIGUSR1, &act, NULL);
+	V(mq_notify(q, &thread));
+	V(mq_notify(q, &sig));
+	V(mq_send(q, "one", 4, 1));
+	say("thread told %d", wait_told());
+	V(mq_notify(q, &sig));
+	V(mq_send(q, "two", 4, 1));
+	usleep(20000);
+	say("not empty: told %d", told);
+	V(mq_receive(q, b, 100, NULL));
+	V(mq_receive(q, b, 100, NULL));
+	V(mq_send(q, "three", 6, 1));
+	say("signal told %d", wait_told());
+	V(mq_receive(q, b, 100, NULL));
+	V(mq_notify(q, &thread));
+	V(mq_notify(q, NULL));
+	V(mq_send(q, "four", 5, 1));
+	usleep(20000);
+	say("taken back: told %d", told);
+	V(mq_notify(q, &(struct sigevent){ .sigev_notify = 17 }));
+	V(mq_notify(q, &(struct sigevent){ .sigev_notify = SIGEV_SIGNAL, .sigev_signo = 99 }));
+}

@@ -160,6 +160,25 @@ fn errors_are_one_line() {
 }
 
 #[test]
+fn files_in_memory_count_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = "head -c 20M /dev/zero >/dev/shm/x; grep -E '^(MemTotal|Shmem):' /proc/meminfo | tr -dc '0-9\\n'";
+    let run = output(&dir, &["run", "-m", "100M", "--", "sh", "-c", script]);
+    let figures: Vec<u64> = text(&run.stdout).lines().map(|line| line.parse().unwrap()).collect();
+    let [total, shared] = figures[..] else { panic!("{figures:?}") };
+    assert_eq!(total, 100 << 10);
+    assert!((20 << 10..24 << 10).contains(&shared), "{shared}");
+}
+
+#[test]
+fn the_sandbox_knows_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = "hostname; cat /etc/hostname; getent hosts box | tr -s ' '";
+    let run = output(&dir, &["run", "--hostname", "box", "--", "sh", "-c", script]);
+    assert_eq!(text(&run.stdout), "box\nbox\n127.0.1.1 box\n", "{}", text(&run.stderr));
+}
+
+#[test]
 fn users_are_looked_up_inside() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("root");

@@ -107,12 +107,21 @@ impl Line {
         self.lines.iter().map(Vec::len).sum()
     }
 
-    /// A read would not wait.
+    /// `poll` finds something to read (n_tty_poll()).
     pub fn is_readable(&self) -> bool {
         match self.termios.canonical() {
             true => !self.lines.is_empty(),
-            false => self.readable() >= self.termios.min_and_time().0.max(1),
+            false => match self.termios.min_and_time() {
+                (min, 0) => self.readable() >= min.max(1),
+                _ => self.readable() > 0,
+            },
         }
+    }
+
+    /// A read of `max` bytes would not wait: it never waits for more than it takes (n_tty_read()).
+    fn suffices(&self, max: usize) -> bool {
+        let (min, _) = self.termios.min_and_time();
+        if self.termios.canonical() { self.is_readable() } else { self.readable() >= min.min(max).max(1) }
     }
 
     /// Bytes that the master finds.
@@ -132,7 +141,7 @@ impl Line {
 
     /// The first bytes to read: of one line in canonical mode. `None`: nothing yet; empty: end of file.
     pub fn peek(&self, max: usize) -> Option<Vec<u8>> {
-        if !self.is_readable() {
+        if !self.suffices(max) {
             let (min, time) = self.termios.min_and_time();
             return (!self.termios.canonical() && min == 0 && time == 0).then(Vec::new);
         }
