@@ -124,12 +124,21 @@ CASE(ends)
 	V(read(c, b, 10));
 	signal(SIGPIPE, SIG_IGN);
 	V(write(c, "x", 1));
-	say("so does linger");
+	say("so does linger; what came before can be read, but there is no peer");
 	pair(&c, &s);
+	V(write(s, "early", 5));
+	V(poll(&(struct pollfd){ c, POLLIN, 0 }, 1, 2000));
 	V(setsockopt(s, SOL_SOCKET, SO_LINGER, &(struct linger){ 1, 0 }, sizeof(struct linger)));
 	close(s);
 	V(poll(&(struct pollfd){ c, POLLRDHUP, 0 }, 1, 2000));
+	struct sockaddr_in a;
+	socklen_t n = sizeof(a);
+	V(getpeername(c, (void *)&a, &n));
+	V(getsockname(c, (void *)&a, &n));
 	V(read(c, b, 10));
+	V(read(c, b, 10));
+	V(read(c, b, 10));
+	V(connect(c, (void *)&a, n));
 }
 
 /* Buffers that the program has chosen bound what is on its way. */

@@ -47,6 +47,8 @@ struct State {
     /// A connection that was made without waiting, and not reported yet.
     in_progress: bool,
     connected: bool,
+    /// The other end has torn the connection down: there is no peer any more (`TCP_CLOSE`).
+    was_reset: bool,
     closed: bool,
 }
 
@@ -127,6 +129,7 @@ impl TcpSocket {
         let mut state = self.state.lock();
         state.error = Some(error);
         state.shut = Shut { receive: true, send: true };
+        state.was_reset = true;
         drop(state);
         self.wake();
     }
@@ -176,6 +179,7 @@ impl Socket for TcpSocket {
                 return Err(Errno::EISCONN);
             }
             state.shut = Shut::default();
+            state.was_reset = false;
         }
         let to = Endpoint::parse(self.core.domain, address)?;
         match self.connect_to(to, nonblocking) {
@@ -308,7 +312,7 @@ impl Socket for TcpSocket {
 
     fn peer(&self) -> Result<Vec<u8>> {
         let state = self.state.lock();
-        let remote = state.remote.filter(|_| state.connected).ok_or(Errno::ENOTCONN)?;
+        let remote = state.remote.filter(|_| state.connected && !state.was_reset).ok_or(Errno::ENOTCONN)?;
         Ok(remote.to_bytes(self.core.domain))
     }
 
