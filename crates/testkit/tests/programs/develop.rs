@@ -4,6 +4,7 @@ use coracle_testkit::{Case, Content::*, Package};
 
 const GIT: Package = Package::new("git", "/usr/bin/git");
 const GCC: Package = Package::new("gcc", "/usr/bin/gcc");
+const GXX: Package = Package::new("g++", "/usr/bin/g++");
 const MAKE: Package = Package::new("make", "/usr/bin/make");
 const PS: Package = Package::new("procps", "/usr/bin/ps");
 const LSOF: Package = Package::new("lsof", "/usr/bin/lsof");
@@ -99,10 +100,14 @@ pub fn cases() -> Vec<Case> {
             .needs(GCC)
             .needs(MAKE)
     });
+    let exceptions = Case::sh("c++::exceptions", "g++ -O1 -fnon-call-exceptions -o throw throw.cc && ./throw")
+        .file("throw.cc", Exact(include_bytes!("../../../../guests/programs/throw.cc").to_vec()))
+        .timeout(60)
+        .needs(GXX);
     let processes = [
         Case::sh("procps::ps", "sleep 50 & p=$!; ps -o comm=,stat=,ppid= -p $p | sed \"s/  *$$\\$/ me/\"; ps -p $p -o args=; ps -e -o comm= | grep -c '^sleep$' > /dev/null; kill $p; wait $p 2>/dev/null; ps -p $p; echo $?; ps -p 999999 -o pid=; echo $?; ps --nonsense 2>&1 | head -1; pgrep -P $$ nothing; echo $?").needs(PS),
         Case::sh("procps::kill", "sleep 50 & sleep 60 & pkill -P $$ -x sleep; wait; echo $?; kill -0 $$; echo $?; kill -TERM 999999 2>&1; echo $?; kill -l TERM; pidof nothing_at_all; echo $?; sleep 0.1 & pwait 2>/dev/null; wait; uptime > /dev/null; echo $?; free | wc -l; free | head -1; top -bn1 > t; head -1 t | cut -c1-5; rm t; w -h > /dev/null; vmstat | wc -l; sysctl -n kernel.ostype").needs(PS),
         Case::sh("lsof::lsof", "exec 5<words; lsof -w -a -p $$ -d 5 -Fn | tail -1; lsof -w nothing 2>&1 | head -1; lsof -w -t words | wc -l").file("words", Text(100)).needs(LSOF),
     ];
-    git.chain([init]).chain(c).chain(processes).collect()
+    git.chain([init]).chain(c).chain([exceptions]).chain(processes).collect()
 }
