@@ -26,10 +26,15 @@ const LANE2: &[(libc::c_long, u64)] = &[
     (libc::SYS_mremap, label::LANE2),
     (libc::SYS_membarrier, label::LANE2),
     (libc::SYS_sched_yield, label::LANE2),
+    (libc::SYS_clock_gettime, label::LANE2_CLOCK),
+    (libc::SYS_getcpu, label::LANE2),
+];
+
+/// The time, where it is the host's for guests too. Else these calls must say what the vDSO says: the kernel answers.
+const LANE2_TIME: &[(libc::c_long, u64)] = &[
     (libc::SYS_clock_gettime, label::LANE2),
     (libc::SYS_gettimeofday, label::LANE2),
     (libc::SYS_time, label::LANE2),
-    (libc::SYS_getcpu, label::LANE2),
 ];
 
 /// Calls with a path in the first argument.
@@ -88,8 +93,9 @@ const TRAPPED: &[libc::c_long] = &[
     libc::SYS_rseq,
 ];
 
-/// Writes the table of a port. Without `short_cuts` every call takes the trap.
-pub fn fill(port: &Port, base: u64, short_cuts: bool) {
+/// Writes the table of a port. Without `short_cuts` every call takes the trap; with `host_time` guests have no clocks
+/// but the host's.
+pub fn fill(port: &Port, base: u64, short_cuts: bool, host_time: bool) {
     let put = |number: usize, target: u64| port.set64(word::TABLE + number * 8, base + target);
     let start = if short_cuts { label::LANE3 } else { label::FAST_FOREIGN };
     for number in 0..512 {
@@ -100,6 +106,11 @@ pub fn fill(port: &Port, base: u64, short_cuts: bool) {
     }
     for (number, target) in LANE1.iter().chain(LANE2) {
         put(*number as usize, *target);
+    }
+    if host_time {
+        for (number, target) in LANE2_TIME {
+            put(*number as usize, *target);
+        }
     }
     for (list, target) in [
         (PATH0, label::LANE3_PATH0),
@@ -116,7 +127,7 @@ pub fn fill(port: &Port, base: u64, short_cuts: bool) {
 /// The host's clock of this thread counts what others have used before: the kernel answers.
 pub fn no_thread_clock(port: &Port, base: u64) {
     let number = libc::SYS_clock_gettime as usize;
-    if port.get64(word::TABLE + number * 8) == base + label::LANE2 {
+    if [label::LANE2, label::LANE2_CLOCK].contains(&port.get64(word::TABLE + number * 8).wrapping_sub(base)) {
         port.set64(word::TABLE + number * 8, base + label::LANE3);
     }
 }

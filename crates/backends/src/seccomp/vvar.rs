@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use coracle_abi::vvar::cpu_source;
+use coracle_abi::vvar::{TRIES, cpu_source, mode, word};
 use coracle_blobs::{VDSO, label, vdso};
 use coracle_platform::{Special, VvarMemory};
 
@@ -26,6 +26,12 @@ impl Vvar {
         let id = |fd| rustix::fs::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
         let ids = [id(memory.fd())?, id(std::os::fd::AsFd::as_fd(program))?];
         Ok(Vvar { memory, ids })
+    }
+
+    /// Guests have no clocks but the host's.
+    pub fn host_time(&self) -> bool {
+        let mode = self.memory.page().clocks.read(TRIES, |words| words.get::<{ word::MODE }>());
+        mode == Some(mode::NONE)
     }
 
     /// What the mapping of this file below the shim is.

@@ -212,19 +212,31 @@ impl Clocks {
         page.fine(fine, TRIES, || self.source.cycles()).map(nanoseconds)
     }
 
-    /// For want of a published line: the host's, but not less than was shown.
+    /// For want of a published line (there never was one, or this thread was kept from reading it in time): the
+    /// host's, but not less than was shown.
     fn hosts(&self, state: &State, kind: Kind) -> i64 {
         let cycles = self.source.cycles();
-        let host = self.source.now(kind);
+        let shown_or_host = |track: &Track, kind| self.source.now(kind).max(track.shown(cycles));
+        let mono = || shown_or_host(&state.mono, Kind::Monotonic);
+        let led = state.mode != mode::NONE && state.mono.line().is_some();
         match kind {
-            Kind::Monotonic => host.max(state.mono.shown(cycles)).saturating_add(self.offsets.monotonic),
-            Kind::Raw => host.max(state.raw.shown(cycles)).saturating_add(self.offsets.monotonic),
-            Kind::MonotonicCoarse => host.saturating_add(self.offsets.monotonic).max(state.coarse.0),
-            Kind::Boottime => {
-                let shown = state.mono.shown(cycles).saturating_add(state.boot.0);
-                host.max(shown).saturating_add(self.offsets.boottime)
+            Kind::Monotonic => mono().saturating_add(self.offsets.monotonic),
+            Kind::Raw => shown_or_host(&state.raw, Kind::Raw).saturating_add(self.offsets.monotonic),
+            Kind::Boottime => mono().saturating_add(state.boot.0).saturating_add(self.offsets.boottime),
+            Kind::Realtime if led => mono().saturating_add(state.real.0),
+            Kind::Tai if led => {
+                mono().saturating_add(state.real.0).saturating_add(state.tai.saturating_mul(NSEC_PER_SEC))
             }
-            Kind::Realtime | Kind::RealtimeCoarse | Kind::Tai => host,
+            Kind::MonotonicCoarse if led => {
+                self.hosts(state, Kind::Monotonic).saturating_sub(self.tick).max(state.coarse.0)
+            }
+            Kind::RealtimeCoarse if led => {
+                self.hosts(state, Kind::Realtime).saturating_sub(self.tick).max(state.coarse.1)
+            }
+            Kind::MonotonicCoarse => {
+                self.source.now(kind).saturating_add(self.offsets.monotonic).max(state.coarse.0)
+            }
+            Kind::Realtime | Kind::RealtimeCoarse | Kind::Tai => self.source.now(kind),
         }
     }
 

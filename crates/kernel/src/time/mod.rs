@@ -16,6 +16,8 @@ mod timerfd;
 mod track;
 mod wheel;
 
+use std::sync::atomic::{AtomicI64, Ordering};
+
 use parking_lot::Mutex;
 
 pub use alarm::Alarm;
@@ -35,6 +37,17 @@ pub const NSEC_PER_SEC: i64 = 1_000_000_000;
 pub struct ProcessTimers {
     itimers: Mutex<itimer::Itimers>,
     posix: Mutex<posix::PosixTimers>,
+    /// What the process's CPU clocks have shown: by [`CpuPart`].
+    shown: [AtomicI64; 2],
+}
+
+impl ProcessTimers {
+    /// A CPU clock's sum is gathered thread by thread, of which some end meanwhile: it must not go back for that.
+    fn never_back(&self, part: CpuPart, sum: i64) -> i64 {
+        let [all, user] = &self.shown;
+        let shown = if part == CpuPart::All { all } else { user };
+        shown.fetch_max(sum, Ordering::Relaxed).max(sum)
+    }
 }
 
 /// Nanoseconds of a `timespec`, as far as they can be expressed (`ktime_set()`); `EINVAL` if it is malformed.

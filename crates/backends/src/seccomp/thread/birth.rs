@@ -178,7 +178,7 @@ fn prepare_port(port: &Port, address: u64, base: u64, shared: &Shared, own_proce
     port.set32(word::HAS_RDPID, u32::from(shared.has_rdpid));
     port.set64(word::XSAVE_FEATURES, shared.xstate.0);
     port.set32(word::XSAVE_SIZE, shared.xstate.1);
-    table::fill(port, base, true);
+    table::fill(port, base, true, false);
     let mut regs = Regs {
         rip: base + label::FIRST_ORDERS,
         rsp: address + PORT_SIZE - if own_process { 64 } else { 128 },

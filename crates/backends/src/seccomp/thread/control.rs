@@ -99,7 +99,7 @@ impl ThreadControl for Control {
         ] {
             self.port.set32(offset, value);
         }
-        table::fill(&self.port, self.worker.base, identity.short_cuts);
+        table::fill(&self.port, self.worker.base, identity.short_cuts, self.worker.vvar.host_time());
         if !self.before.is_zero() {
             table::no_thread_clock(&self.port, self.worker.base);
         }
