@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -90,6 +91,88 @@ static uint64_t op_clock_gettime(long n)
 {
 	struct timespec t;
 	TIMED(n, clock_gettime(CLOCK_MONOTONIC, &t));
+}
+
+/* --- `coracle bench crossings` ------------------------------------------------------------------------ */
+
+__attribute__((noinline)) static void empty(void) { __asm__ volatile(""); }
+static uint64_t op_function_call(long n) { TIMED(n, empty()); }
+static uint64_t op_getcpu_call(long n)
+{
+	unsigned cpu;
+	TIMED(n, sink = syscall(SYS_getcpu, &cpu, NULL, NULL));
+}
+
+static inline uint64_t rdtsc(void)
+{
+	uint32_t low, high;
+	__asm__ volatile("rdtsc" : "=a"(low), "=d"(high));
+	return (uint64_t)high << 32 | low;
+}
+
+static uint64_t op_rdtsc(long n) { TIMED(n, sink = (long)rdtsc()); }
+static uint64_t op_rdtsc_ordered(long n)
+{
+	TIMED(n, __asm__ volatile("lfence" ::: "memory"); sink = (long)rdtsc());
+}
+
+static uint64_t op_thousand_cycles(long n)
+{
+	uint64_t start = now_ns(), from = rdtsc();
+	while (rdtsc() - from < (uint64_t)n * 1000)
+		;
+	return now_ns() - start;
+}
+
+/* time() at its fixed address. */
+static uint64_t op_vsyscall_page(long n)
+{
+	long (*vsyscall_time)(long *) = (long (*)(long *))0xffffffffff600400;
+	TIMED(n, sink = vsyscall_time(NULL));
+}
+
+/* The peer has gone to sleep each time; the rest is left out of the time. */
+static uint64_t op_null_port_cold(long n)
+{
+	uint64_t sum = 0;
+	for (long i = 0; i < n; i++) {
+		struct timespec rest = {0, 2000000};
+		nanosleep(&rest, NULL);
+		uint64_t end = now_ns() + 2000000;
+		while (now_ns() < end)
+			;
+		uint64_t start = now_ns();
+		sink = getpriority(PRIO_PROCESS, 0);
+		sum += now_ns() - start;
+	}
+	return sum;
+}
+
+static pid_t traced;
+
+static void ptrace_start(void)
+{
+	check((traced = fork()) >= 0, "fork");
+	if (traced == 0) {
+		check(ptrace(PTRACE_TRACEME, 0, NULL, NULL) == 0, "ptrace");
+		raise(SIGSTOP);
+		for (;;)
+			sink = getpriority(PRIO_PROCESS, 0);
+	}
+	check(waitpid(traced, NULL, 0) == traced, "waitpid");
+}
+
+static uint64_t op_ptrace(long n)
+{
+	/* Stopped before the call, and after. */
+	TIMED(2 * n, check(ptrace(PTRACE_SYSCALL, traced, NULL, NULL) == 0, "ptrace");
+	      check(waitpid(traced, NULL, 0) == traced, "waitpid"));
+}
+
+static void ptrace_stop(void)
+{
+	kill(traced, SIGKILL);
+	waitpid(traced, NULL, 0);
 }
 
 /* A site that no correct rewriter can touch. The two bytes of `syscall` are too few for a jump, so a rewriter
@@ -418,6 +501,14 @@ static const struct row rows[] = {
 	{"fork_exec_wait", NULL, op_fork_exec_wait, NULL},
 	{"signal_roundtrip", signal_start, op_signal_roundtrip, NULL},
 	{"cpu_loop", NULL, op_cpu_loop, NULL},
+	{"function_call", NULL, op_function_call, NULL},
+	{"getcpu_call", NULL, op_getcpu_call, NULL},
+	{"rdtsc", NULL, op_rdtsc, NULL},
+	{"rdtsc_ordered", NULL, op_rdtsc_ordered, NULL},
+	{"thousand_cycles", NULL, op_thousand_cycles, NULL},
+	{"vsyscall_page", NULL, op_vsyscall_page, NULL},
+	{"null_port_cold", NULL, op_null_port_cold, NULL},
+	{"ptrace", ptrace_start, op_ptrace, ptrace_stop},
 };
 
 /* --- measuring ---------------------------------------------------------------------------------------- */

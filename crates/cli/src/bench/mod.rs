@@ -4,6 +4,7 @@
 //! starts both the same way); medians of pairs make the table ([`table`]). The lane of a row is what the
 //! counters of the run say, not what the row was meant to take.
 
+mod crossings;
 mod guest;
 mod launch;
 mod machine;
@@ -61,11 +62,13 @@ Examples:
   coracle bench                                   everything, in under two minutes
   coracle bench --rows getpid,null_port,null_trap
   coracle bench --json today.json --peers
-  coracle bench waiting                           how waiting sides should wait";
+  coracle bench waiting                           how waiting sides should wait
+  coracle bench crossings --plot crossings.svg    entering and leaving, from a function call to ptrace";
 
 #[derive(Debug, Subcommand)]
 enum Experiment {
     Waiting(waiting::WaitingArgs),
+    Crossings(crossings::CrossingsArgs),
 }
 
 /// Why no figures can be given.
@@ -82,6 +85,7 @@ enum BenchError {
 pub fn run(args: BenchArgs) -> ExitCode {
     let done = match args.experiment {
         Some(Experiment::Waiting(args)) => waiting::run(args),
+        Some(Experiment::Crossings(args)) => crossings::run(args),
         None if args.list => {
             table::list();
             Ok(true)

@@ -104,7 +104,7 @@ pub const fn split_dev(dev: u64) -> (u32, u32) {
 
 /// The time that file systems stamp with (`current_time()` is as coarse).
 pub fn now() -> crate::abi::types::Timespec {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
     crate::abi::types::Timespec { tv_sec: now.tv_sec, tv_nsec: now.tv_nsec }
 }
 

@@ -114,7 +114,8 @@ impl Clock {
         match self {
             Clock::World(clocks, kind) => clocks.now(*kind),
             Clock::Process(process, part) => {
-                let now = |process: Arc<Process>| process.timers.never_back(*part, cpu(usage::times(&process), *part));
+                let now =
+                    |process: Arc<Process>| process.timers.never_back(*part, cpu(usage::times(&process), *part));
                 process.upgrade().map_or(0, now)
             }
             Clock::Thread(thread, part) => {
