@@ -124,6 +124,12 @@ pub mod word {
     pub const XSAVE_SIZE: usize = 0x20c;
     /// u64: which features that is.
     pub const XSAVE_FEATURES: usize = 0x210;
+    /// u32, first worker only: 1 plus the number of the filter's listener, or [`super::UNCONFINED`].
+    pub const CONFINED: usize = 0x218;
+    /// u32: a new address space waits, in a notifying call, for the program that it is to load.
+    pub const DOCK: usize = 0x21c;
+    /// u32: number of calls in `BATCH`, each laid out as `ORDER`.
+    pub const BATCH_COUNT: usize = 0x220;
     /// [`super::HEAT_SLOTS`] u64: address behind a site, and in the upper 16 bits how often it has trapped.
     pub const HEAT: usize = 0x400;
     /// 512 u64: where the fast path goes for each call number.
@@ -132,6 +138,8 @@ pub mod word {
     pub const STAGE_IN: usize = 0x2000;
     /// Output of replies.
     pub const STAGE_OUT: usize = 0x4000;
+    /// Calls for a docked address space: it has no outputs.
+    pub const BATCH: usize = STAGE_OUT;
     /// The signal stack, up to the end of the port.
     pub const STACK: usize = 0x8000;
 }
@@ -139,7 +147,7 @@ pub mod word {
 /// Sites whose traps a thread counts, each in the slot that its address falls into.
 pub const HEAT_SLOTS: u64 = 64;
 /// A site that trapped so often is shown to the kernel, which may rewrite it …
-pub const HOT: u64 = 2;
+pub const HOT: u64 = 8;
 /// … or mark it with this as never to be shown again.
 pub const COLD: u64 = 0xffff;
 
@@ -148,6 +156,12 @@ pub const OUT_MAX: usize = 4;
 /// Sizes of the staging areas.
 pub const STAGE_IN_SIZE: usize = 0x2000;
 pub const STAGE_OUT_SIZE: usize = 0x4000;
+
+/// Most calls in a batch, and the size of one.
+pub const BATCH_MAX: usize = STAGE_OUT_SIZE / CALL_SIZE;
+pub const CALL_SIZE: usize = 56;
+/// Value of [`word::CONFINED`] when the filter was refused; `RESULT` says why.
+pub const UNCONFINED: u32 = u32::MAX;
 
 /// Values of [`word::STATE`].
 pub const POSTED: u32 = 1;

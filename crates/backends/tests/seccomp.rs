@@ -1,5 +1,6 @@
 //! The platform by itself: machine code in a worker, traps here.
 
+use coracle_abi::port::HOT;
 use coracle_backends::seccomp::SeccompPlatform;
 use coracle_platform::*;
 
@@ -23,7 +24,7 @@ fn vessel(platform: &SeccompPlatform, code: &[u8]) -> Vessel {
 
 #[test]
 fn a_call_is_trapped_and_answered() {
-    let platform = SeccompPlatform::new().unwrap();
+    let platform = SeccompPlatform::start().unwrap();
     // mov $0x2a,%eax; mov $7,%edi; syscall; mov %rax,%rdi; mov $0x3c,%eax; syscall
     let code = b"\xb8\x2a\0\0\0\xbf\x07\0\0\0\x0f\x05\x48\x89\xc7\xb8\x3c\0\0\0\x0f\x05";
     let mut vessel = vessel(&platform, code);
@@ -39,7 +40,7 @@ fn a_call_is_trapped_and_answered() {
 
 #[test]
 fn a_fault_says_where_and_why() {
-    let platform = SeccompPlatform::new().unwrap();
+    let platform = SeccompPlatform::start().unwrap();
     let mut vessel = vessel(&platform, b"\x8b\x04\x25\x10\x00\x00\x00"); // mov 0x10,%eax
     let trap = vessel.thread.run(Resume::Continue);
     let expected = Fault { signal: 11, code: 1, address: 0x10, trap_number: 14, error_code: 4 };
@@ -48,7 +49,7 @@ fn a_fault_says_where_and_why() {
 
 #[test]
 fn a_fork_has_its_own_memory() {
-    let platform = SeccompPlatform::new().unwrap();
+    let platform = SeccompPlatform::start().unwrap();
     // mov $57,%eax; syscall; mov %rax,(%rsp); mov $1,%eax; syscall; ud2
     let mut vessel = vessel(&platform, b"\xb8\x39\0\0\0\x0f\x05\x48\x89\x04\x24\xb8\x01\0\0\0\x0f\x05\x0f\x0b");
     assert!(matches!(vessel.thread.run(Resume::Continue), Trap::Syscall { number: 57, .. }));
@@ -65,7 +66,7 @@ fn a_fork_has_its_own_memory() {
 
 #[test]
 fn threads_share_memory_and_are_interrupted() {
-    let platform = SeccompPlatform::new().unwrap();
+    let platform = SeccompPlatform::start().unwrap();
     let mut vessel = vessel(&platform, b"\xb8\x39\0\0\0\x0f\x05\xeb\xfe"); // mov; syscall; jmp .
     assert!(matches!(vessel.thread.run(Resume::Continue), Trap::Syscall { number: 57, .. }));
     let mut other = vessel.thread.spawn_thread(&mut |regs| regs.rsp = STACK + 0x4000).unwrap();
@@ -84,7 +85,7 @@ fn threads_share_memory_and_are_interrupted() {
 
 #[test]
 fn the_host_is_out_of_reach() {
-    let platform = SeccompPlatform::new().unwrap();
+    let platform = SeccompPlatform::start().unwrap();
     // Every call number from here, by a plain instruction: mov %ebx,%eax; syscall; inc %ebx; jmp
     let mut vessel = vessel(&platform, b"\x31\xdb\x89\xd8\x0f\x05\xff\xc3\xeb\xf8");
     let mut seen = std::collections::BTreeSet::new();
@@ -115,7 +116,7 @@ fn the_host_is_out_of_reach() {
 #[test]
 fn a_hot_site_is_rewritten_and_means_the_same() {
     use std::io::Write;
-    let platform = SeccompPlatform::new().unwrap();
+    let platform = SeccompPlatform::start().unwrap();
     // again: mov $140,%eax; syscall; mov %rax,%rdi; add $1,%rdi; jmp again
     let code = b"\xb8\x8c\0\0\0\x0f\x05\x48\x89\xc7\x48\x83\xc7\x01\xeb\xf0";
     let mut file = std::fs::File::from(rustix::fs::memfd_create("text", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
@@ -129,11 +130,11 @@ fn a_hot_site_is_rewritten_and_means_the_same() {
     regs.rdi = 6;
     let mut trap = vessel.thread.run(Resume::Continue);
     let mut lanes = Vec::new();
-    for round in 0..10 {
+    for round in 0..HOT + 8 {
         let Trap::Syscall { number: 140, args, lane } = trap else { panic!("{round}: {trap:?}") };
         assert_eq!(args[0], 6 + round);
         lanes.push(lane);
-        if round == 8 {
+        if round == HOT + 6 {
             // In the middle of the fast path, the program's own address is what is seen.
             let regs = vessel.thread.freeze(args[0]).unwrap();
             assert_eq!(regs.rip, CODE + 7);
@@ -143,7 +144,8 @@ fn a_hot_site_is_rewritten_and_means_the_same() {
             trap = vessel.thread.run(Resume::Return(args[0]));
         }
     }
-    assert_eq!(lanes, [4, 4, 4, 3, 3, 3, 3, 3, 3, 3]);
+    let want: Vec<u8> = (0..HOT + 8).map(|round| if round <= HOT { 4 } else { 3 }).collect();
+    assert_eq!(lanes, want);
     let foreign = |mapping: &&coracle_platform::Mapping| mapping.special.is_none() && mapping.start != CODE;
     assert!(!vessel.space.mappings().iter().any(|mapping| foreign(&mapping)), "{:?}", vessel.space.mappings());
     // A jump behind the `syscall` that is no longer there.
@@ -157,7 +159,7 @@ fn a_hot_site_is_rewritten_and_means_the_same() {
 #[test]
 fn a_site_with_nothing_behind_it_is_rewritten_at_its_mov() {
     use std::io::Write;
-    let platform = SeccompPlatform::new().unwrap();
+    let platform = SeccompPlatform::start().unwrap();
     // nops; again: call f; mov %rax,%rdi; jmp again; … f: mov $140,%eax; syscall; ret
     let mut code = vec![0x90; 64];
     code.extend_from_slice(b"\xe8\x3b\0\0\0\x48\x89\xc7\xeb\xf6");
@@ -176,17 +178,18 @@ fn a_site_with_nothing_behind_it_is_rewritten_at_its_mov() {
     (regs.rip, regs.rsp, regs.rdi) = (CODE, STACK + 0x8000, 6);
     let mut trap = vessel.thread.run(Resume::Continue);
     let mut lanes = Vec::new();
-    for round in 0..8 {
+    for round in 0..HOT + 6 {
         let Trap::Syscall { number: 140, args, lane } = trap else { panic!("{round}: {trap:?}") };
         assert_eq!(args[0], 6 + round);
         lanes.push(lane);
-        if round == 6 {
+        if round == HOT + 4 {
             assert_eq!(vessel.thread.freeze(args[0] + 1).unwrap().rip, CODE + 128 + 7);
             trap = vessel.thread.run(Resume::Continue);
         } else {
             trap = vessel.thread.run(Resume::Return(args[0] + 1));
         }
     }
-    assert_eq!(lanes, [4, 4, 4, 3, 3, 3, 3, 3]);
+    let want: Vec<u8> = (0..HOT + 6).map(|round| if round <= HOT { 4 } else { 3 }).collect();
+    assert_eq!(lanes, want);
     vessel.space.kill();
 }

@@ -191,6 +191,17 @@ pub trait Thread: Send {
     /// Has the guest thread carry out a memory call for the kernel; the result is the host's.
     fn memory(&mut self, call: &MemoryCall) -> Result<Result<u64, Errno>, Gone>;
 
+    /// Carries out memory calls in order, until one fails: what the beginning of a program needs, at a stroke.
+    /// The files are not kept at hand afterwards.
+    fn load(&mut self, calls: &[MemoryCall]) -> Result<Result<(), Errno>, Gone> {
+        for call in calls {
+            if let Err(errno) = self.memory(call)? {
+                return Ok(Err(errno));
+            }
+        }
+        Ok(Ok(()))
+    }
+
     /// A new thread in the same address space. It starts with a copy of this thread's registers
     /// (as left by `freeze`) after `edit` has changed them.
     fn spawn_thread(&mut self, edit: &mut dyn FnMut(&mut Regs)) -> Result<Box<dyn Thread>, ForkError>;

@@ -1,16 +1,16 @@
-//! The zygote: the process that every worker is cloned from. It is a static program without libc whose only
-//! segment is the shim. It throws away what `exec` gave it, reserves the address space above the shim, gives up
-//! every right it has, installs handlers and the filter, and from then on carries out orders to clone itself.
+//! The first process of a sandbox: a static program without libc whose only segment is the shim. It throws away
+//! what `exec` gave it, reserves the address space above the shim, gives up every right it has, installs handlers
+//! and the filter. Then it clones itself. The clone is the zygote, which every later worker is cloned from; the
+//! original is the first worker.
 
 use core::arch::asm;
-use core::sync::atomic::Ordering::Relaxed;
 
 use crate::handler;
 use crate::label;
 use crate::port::{INTERRUPT_SIGNAL, PORT_COUNT, PORT_SIZE, PORTS_OFFSET, VVAR_BELOW, VVAR_SIZE, word};
 use crate::raw::{self, Port};
 
-/// The kernel hands over the zygote's ports as this descriptor.
+/// The kernel hands over the ports as this descriptor.
 const PORTS_FD: u64 = 3;
 /// And the vvar pages, open for reading only, as this one.
 const VVAR_FD: u64 = 4;
@@ -51,10 +51,8 @@ pub unsafe extern "C" fn settle(port: Port) -> ! {
     // seccomp(SET_MODE_FILTER, NEW_LISTENER | WAIT_KILLABLE_RECV): the program lies staged in the port.
     let program = port.0 + word::STAGE_IN as u64;
     let listener = call(317, [1, 8 | 32, program, 0, 0, 0]);
-    port.u64(word::RESULT).store(listener as u64, Relaxed);
     // SAFETY: this thread's port; nothing else runs here.
-    unsafe { handler::ready(port) };
-    raw::trap()
+    unsafe { handler::begin(port, listener) }
 }
 
 /// Gives up rights, for good.
@@ -84,8 +82,9 @@ fn install_handlers() {
         }
         signal += 1;
     }
-    let all_open = 0u64;
-    call(14, [2, &raw const all_open as u64, 0, 8, 0, 0]); // rt_sigprocmask(SIG_SETMASK)
+    // Interrupts stay out until the first guest instruction.
+    let mask = 1u64 << (INTERRUPT_SIGNAL - 1);
+    call(14, [2, &raw const mask as u64, 0, 8, 0, 0]); // rt_sigprocmask(SIG_SETMASK)
 }
 
 fn base() -> u64 {

@@ -6,7 +6,9 @@
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use crate::label;
-use crate::port::{COLD, HEAT_SLOTS, HOT, INTERRUPT_SIGNAL, POSTED, REPLIED, action, kind, word};
+use crate::port::{
+    BATCH_MAX, CALL_SIZE, COLD, HEAT_SLOTS, HOT, INTERRUPT_SIGNAL, POSTED, REPLIED, UNCONFINED, action, kind, word,
+};
 use crate::raw::{self, Frame, Port, reg};
 
 const SIGSYS: i32 = 31;
@@ -51,6 +53,13 @@ fn called(info: u64) -> u64 {
 
 /// First thing that a new address space does; returns when the kernel has made the frame to start from.
 pub unsafe extern "C" fn ready(port: Port) {
+    if port.u32(word::DOCK).load(Relaxed) != 0 {
+        // The kernel answers when it knows the program. The descriptors to map have arrived by then.
+        // SAFETY: the call is made for this; the host filter bounds what it can do.
+        let answer = unsafe { raw::notify_call(0) };
+        let result = if answer < 0 { answer } else { batch(port) };
+        port.u64(word::RESULT).store(result as u64, Relaxed);
+    }
     serve(port, kind::READY, None);
 }
 
@@ -66,6 +75,40 @@ pub unsafe extern "C" fn frozen_again(port: Port, frame: Frame) {
     port.u64(word::FRAME).store(frame.0, Relaxed);
     port.u32(word::INTERRUPTED_CALL).store(0, Relaxed);
     serve(port, kind::INTERRUPT, Some(frame));
+}
+
+/// The first worker, just confined: says so, and makes the zygote as a clone of itself while it has run nothing
+/// yet. Then it is a new address space like any other.
+pub unsafe fn begin(port: Port, listener: i64) -> ! {
+    port.u64(word::RESULT).store(listener as u64, Relaxed);
+    let confined = port.u32(word::CONFINED);
+    confined.store(u32::try_from(listener).map_or(UNCONFINED, |number| number + 1), SeqCst);
+    // SAFETY: wakes waiters of a word of the port; clones as the kernel has laid down before it started us.
+    let result = unsafe {
+        raw::port_futex(port.0 + word::CONFINED as u64, 1, 1);
+        raw::clone_call(port.0)
+    };
+    if result < 0 {
+        port.u64(word::RESULT).store(result as u64, SeqCst);
+        // SAFETY: nothing works without a zygote.
+        unsafe { raw::exit_call(1) };
+    }
+    // SAFETY: on this port's stack, as that code wants it.
+    unsafe { raw::go_to_first_orders() }
+}
+
+/// Makes the calls of a batch, until one fails.
+fn batch(port: Port) -> i64 {
+    let count = port.u32(word::BATCH_COUNT).load(Relaxed) as usize;
+    for index in 0..count.min(BATCH_MAX) {
+        let call = port.0 + (word::BATCH + index * CALL_SIZE) as u64;
+        // SAFETY: seven words within the port; the filter bounds what the call can do.
+        let result = unsafe { raw::order_call(call) };
+        if (-4095..0).contains(&result) {
+            return result;
+        }
+    }
+    0
 }
 
 /// A system call was trapped.

@@ -120,6 +120,12 @@ pub fn trap() -> ! {
     unsafe { asm!("ud2", options(noreturn, nomem, nostack)) }
 }
 
+/// Goes on in `entry` as a new address space does, on the stack of the running thread's port.
+pub unsafe fn go_to_first_orders() -> ! {
+    // SAFETY: the code there expects a stack pointer into a port and nothing else.
+    unsafe { asm!("jmp first_orders", options(noreturn)) }
+}
+
 /// Calls a function of `entry` by its name: a plain `extern` would go through a table of addresses, which would
 /// have to be relocated.
 macro_rules! entry {

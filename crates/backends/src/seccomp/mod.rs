@@ -3,7 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | `filter` | the host calls that the shim's instructions may make |
-//! | `zygote` | the first process, from which workers are cloned |
+//! | `zygote` | the first worker, and the process from which all others are cloned |
 //! | `worker` | one address space: its memory, ports and death |
 //! | `thread` | one guest thread: requests, replies, orders |
 //! | `ports`, `frame`, `table` | shared memory with a guest: words, registers, the lanes of calls |
@@ -29,14 +29,12 @@ mod zygote;
 
 use std::sync::Arc;
 
-use coracle_platform::{ForkError, Platform, PlatformError, Vessel, VvarMemory};
-use parking_lot::Mutex;
+use coracle_platform::{Death, ForkError, Platform, PlatformError, Vessel, VvarMemory};
 
 use notify::Notifier;
-use ports::Ports;
 use reaper::Reaper;
 use thread::SeccompThread;
-use worker::Worker;
+use zygote::Start;
 
 /// What all workers of a sandbox share on the kernel's side.
 pub struct Shared {
@@ -48,6 +46,10 @@ pub struct Shared {
 }
 
 impl Shared {
+    fn new(reaper: Arc<Reaper>) -> Shared {
+        Shared { notifier: Arc::default(), reaper, has_rdpid: has_rdpid(), xstate: zygote::xstate() }
+    }
+
     /// A number that nobody can guess, not zero.
     fn cookie(&self) -> u64 {
         loop {
@@ -61,43 +63,44 @@ impl Shared {
 
 /// Workers confined by seccomp.
 pub struct SeccompPlatform {
-    shared: Arc<Shared>,
-    zygote: Mutex<SeccompThread>,
-    zygote_worker: Arc<Worker>,
+    start: Arc<Start>,
 }
 
 impl SeccompPlatform {
-    /// Starts the zygote. The kernel process must not be process 1 of a pid namespace.
-    pub fn new() -> Result<SeccompPlatform, PlatformError> {
-        SeccompPlatform::new_and(|| ())
+    /// Begins to start the first worker, and returns at once. The kernel process must not be process 1 of a pid
+    /// namespace.
+    pub fn start() -> Result<SeccompPlatform, PlatformError> {
+        SeccompPlatform::start_and(|| ())
     }
 
-    /// As `new`, and has `meanwhile` done on another thread while the zygote makes itself ready.
-    pub fn new_and(meanwhile: impl FnOnce() + Send + 'static) -> Result<SeccompPlatform, PlatformError> {
-        let (shared, zygote_worker) = zygote::start(meanwhile)?;
-        let zygote = SeccompThread::zygote(shared.clone(), zygote_worker.clone());
-        Ok(SeccompPlatform { shared, zygote: Mutex::new(zygote), zygote_worker })
+    /// As `start`, and has `meanwhile` done on another thread while the first worker makes itself ready.
+    pub fn start_and(meanwhile: impl FnOnce() + Send + 'static) -> Result<SeccompPlatform, PlatformError> {
+        Ok(SeccompPlatform { start: zygote::start(meanwhile)? })
+    }
+
+    /// Waits until the first worker has been executed and confined: from then on this process executes nothing and
+    /// fetches no descriptors any more.
+    pub fn ready(&self) -> Result<(), PlatformError> {
+        self.start.wait().map(|_| ())
     }
 }
 
 impl Platform for SeccompPlatform {
     fn spawn(&self) -> Result<Vessel, PlatformError> {
-        let ports = Ports::new().map_err(|source| PlatformError::Host { what: "cannot make ports", source })?;
-        let worker = self.zygote.lock().clone_worker(ports).map_err(|error| match error {
+        let started = self.start.wait()?;
+        let (worker, docked) = started.take().map_err(|error| match error {
             ForkError::Refused(errno) => PlatformError::Host {
                 what: "cannot clone a worker",
                 source: std::io::Error::from_raw_os_error(errno.raw()),
             },
-            ForkError::Gone => {
-                PlatformError::Died(self.zygote_worker.death().unwrap_or(coracle_platform::Death::Killed))
-            }
+            ForkError::Gone => PlatformError::Died(Death::Killed),
         })?;
-        let thread = SeccompThread::new(self.shared.clone(), worker.clone(), 0, worker.pid as u32);
+        let thread = SeccompThread::docked(started.shared.clone(), worker.clone(), docked);
         Ok(Vessel { space: worker, thread: Box::new(thread) })
     }
 
     fn vvar(&self) -> Option<Arc<VvarMemory>> {
-        Some(self.zygote_worker.vvar.memory.clone())
+        Some(self.start.vvar())
     }
 
     fn name(&self) -> &'static str {

@@ -6,7 +6,8 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use coracle_abi::port::NOTIFY_CALL;
 use parking_lot::{Condvar, Mutex};
@@ -17,28 +18,51 @@ pub enum Expected {
     Descriptor(Arc<OwnedFd>),
     /// `clone` with exactly these arguments.
     Clone([u64; 5]),
+    /// `clone` with exactly these arguments, then as `Dock`.
+    CloneThenDock([u64; 5], Arc<Slot<Docked>>),
+    /// To be kept waiting, until [`Notifier::undock`].
+    Dock(Arc<Slot<Docked>>),
+}
+
+/// A worker that waits in its notifying call.
+#[derive(Clone, Copy)]
+pub struct Docked {
+    pid: i32,
+    id: u64,
+}
+
+impl Docked {
+    /// Its process.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
 }
 
 /// A place where an answer will be.
-#[derive(Default)]
-pub struct Slot {
-    answer: Mutex<Option<i32>>,
+pub struct Slot<T = i32> {
+    answer: Mutex<Option<T>>,
     arrived: Condvar,
 }
 
-impl Slot {
-    fn put(&self, value: i32) {
+impl<T> Default for Slot<T> {
+    fn default() -> Self {
+        Slot { answer: Mutex::new(None), arrived: Condvar::new() }
+    }
+}
+
+impl<T: Copy> Slot<T> {
+    fn put(&self, value: T) {
         *self.answer.lock() = Some(value);
         self.arrived.notify_all();
     }
 
     /// The answer, if it has come.
-    pub fn get(&self) -> Option<i32> {
+    pub fn get(&self) -> Option<T> {
         *self.answer.lock()
     }
 
     /// Waits for the answer, but not for ever: a worker that was cloned may be killed before it speaks.
-    pub fn wait(&self, limit: std::time::Duration) -> Option<i32> {
+    pub fn wait(&self, limit: Duration) -> Option<T> {
         let mut answer = self.answer.lock();
         if answer.is_none() {
             self.arrived.wait_for(&mut answer, limit);
@@ -47,17 +71,27 @@ impl Slot {
     }
 }
 
+/// An address space that will announce itself.
+struct Newborn {
+    ports: Arc<super::ports::Ports>,
+    /// Its pid.
+    slot: Arc<Slot>,
+    /// It will dock itself at once.
+    dock: Option<Arc<Slot<Docked>>>,
+}
+
 #[derive(Default)]
 struct Tables {
     /// By host thread id.
     threads: HashMap<u32, (Expected, Arc<Slot>)>,
-    /// By cookie: address spaces that are about to announce themselves, and their ports.
-    newborn: HashMap<u64, (Arc<super::ports::Ports>, Arc<Slot>)>,
+    /// By cookie: address spaces that are about to announce themselves.
+    newborn: HashMap<u64, Newborn>,
 }
 
 /// Shared by the notification thread and the kernel's threads.
+#[derive(Default)]
 pub struct Notifier {
-    listener: OwnedFd,
+    listener: OnceLock<OwnedFd>,
     tables: Mutex<Tables>,
 }
 
@@ -97,20 +131,20 @@ const ADD: libc::c_ulong = 0x4018_2103;
 const SET_FLAGS: libc::c_ulong = 0x4008_2104;
 /// `SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP`: the other side runs next on this CPU.
 const SYNC_WAKE_UP: u64 = 1;
+/// `SECCOMP_ADDFD_FLAG_SETFD`: under the number that we choose.
+const ADD_AS: u32 = 1;
 /// `SECCOMP_ADDFD_FLAG_SEND`: the number is the result of the call.
 const ADD_AND_SEND: u32 = 2;
 /// `SECCOMP_USER_NOTIF_FLAG_CONTINUE`.
 const CONTINUE: u32 = 1;
 
 impl Notifier {
-    /// Takes over the listener of a filter and starts the thread.
-    pub fn start(listener: OwnedFd) -> std::io::Result<Arc<Notifier>> {
+    /// Takes over the listener of a filter and answers until the last worker with this filter is gone.
+    pub fn serve(&self, listener: OwnedFd) {
         // SAFETY: an ioctl that takes a plain value; older hosts refuse it, which is fine.
         unsafe { libc::ioctl(listener.as_raw_fd(), SET_FLAGS, SYNC_WAKE_UP) };
-        let notifier = Arc::new(Notifier { listener, tables: Mutex::default() });
-        let served = notifier.clone();
-        std::thread::Builder::new().name("notify".into()).stack_size(128 << 10).spawn(move || served.serve())?;
-        Ok(notifier)
+        let fd = self.listener.get_or_init(|| listener).as_raw_fd();
+        self.answer(fd);
     }
 
     /// Thread `tid` is about to ask for this.
@@ -125,11 +159,29 @@ impl Notifier {
         self.tables.lock().threads.remove(&tid);
     }
 
-    /// A new address space will announce itself with `cookie` and get these ports.
+    /// A new address space will announce itself with `cookie` and get these ports; its pid comes back.
     pub fn expect_newborn(&self, cookie: u64, ports: Arc<super::ports::Ports>) -> Arc<Slot> {
         let slot = Arc::<Slot>::default();
-        self.tables.lock().newborn.insert(cookie, (ports, slot.clone()));
+        self.tables.lock().newborn.insert(cookie, Newborn { ports, slot: slot.clone(), dock: None });
         slot
+    }
+
+    /// As `expect_newborn`, for one that then waits for its program.
+    pub fn expect_docked(&self, cookie: u64, ports: Arc<super::ports::Ports>) -> Arc<Slot<Docked>> {
+        let dock = Arc::<Slot<Docked>>::default();
+        let newborn = Newborn { ports, slot: Arc::default(), dock: Some(dock.clone()) };
+        self.tables.lock().newborn.insert(cookie, newborn);
+        dock
+    }
+
+    /// Gives a docked worker these files, numbered from `first` on, and lets it go on; `false` if it is gone.
+    pub fn undock(&self, docked: Docked, files: &[Arc<OwnedFd>], first: u32) -> bool {
+        let Some(fd) = self.listener.get().map(AsRawFd::as_raw_fd) else { return false };
+        let given = (first..).zip(files).all(|(number, file)| {
+            let source = file.as_raw_fd() as u32;
+            add(fd, AddDescriptor { id: docked.id, flags: ADD_AS, source, number, number_flags: 0 }).is_some()
+        });
+        given && respond(fd, Response { id: docked.id, value: 0, error: 0, flags: 0 })
     }
 
     /// It will not.
@@ -137,9 +189,7 @@ impl Notifier {
         self.tables.lock().newborn.remove(&cookie);
     }
 
-    /// Ends when the last worker with this filter is gone.
-    fn serve(&self) {
-        let fd = self.listener.as_raw_fd();
+    fn answer(&self, fd: RawFd) {
         loop {
             let mut request = Notification::default();
             // SAFETY: the host fills in the structure, whose layout is the host's.
@@ -148,7 +198,7 @@ impl Notifier {
                 match std::io::Error::last_os_error().raw_os_error() {
                     // The asking thread was killed meanwhile.
                     Some(libc::ENOENT | libc::EINTR) => {
-                        if self.hung_up() {
+                        if hung_up(fd) {
                             return;
                         }
                         continue;
@@ -167,30 +217,40 @@ impl Notifier {
         }
     }
 
-    /// Every process with this filter has ended.
-    fn hung_up(&self) -> bool {
-        let mut poll = libc::pollfd { fd: self.listener.as_raw_fd(), events: 0, revents: 0 };
-        // SAFETY: one valid pollfd.
-        unsafe { libc::poll(&raw mut poll, 1, 0) > 0 && poll.revents & libc::POLLHUP != 0 }
-    }
-
     fn decide(&self, fd: RawFd, request: &Notification) -> Option<()> {
         let notifies = request.number == NOTIFY_CALL as i32;
         if notifies && request.args[0] != 0 {
-            let (ports, slot) = self.tables.lock().newborn.remove(&request.args[0])?;
+            let newborn = {
+                let mut tables = self.tables.lock();
+                let newborn = tables.newborn.remove(&request.args[0])?;
+                if let Some(dock) = &newborn.dock {
+                    tables.threads.insert(request.pid, (Expected::Dock(dock.clone()), Arc::default()));
+                }
+                newborn
+            };
             // The pid first: once it has its ports, the new worker runs.
-            slot.put(request.pid as i32);
-            return give(fd, request.id, ports.file().as_raw_fd()).map(|_| ());
+            newborn.slot.put(request.pid as i32);
+            return give(fd, request.id, newborn.ports.file().as_raw_fd()).map(|_| ());
         }
         let (expected, slot) = self.tables.lock().threads.remove(&request.pid)?;
+        let clones = |args: [u64; 5]| request.number == libc::SYS_clone as i32 && request.args[..5] == args;
         match expected {
             Expected::Descriptor(file) if notifies => {
                 slot.put(give(fd, request.id, file.as_raw_fd())?);
                 Some(())
             }
-            Expected::Clone(args) if request.number == libc::SYS_clone as i32 && request.args[..5] == args => {
+            Expected::CloneThenDock(args, dock) if clones(args) => {
+                self.tables.lock().threads.insert(request.pid, (Expected::Dock(dock), slot));
+                respond(fd, Response { id: request.id, value: 0, error: 0, flags: CONTINUE });
+                Some(())
+            }
+            Expected::Clone(args) if clones(args) => {
                 respond(fd, Response { id: request.id, value: 0, error: 0, flags: CONTINUE });
                 slot.put(0);
+                Some(())
+            }
+            Expected::Dock(dock) if notifies => {
+                dock.put(Docked { pid: request.pid as i32, id: request.id });
                 Some(())
             }
             _ => None,
@@ -198,15 +258,26 @@ impl Notifier {
     }
 }
 
+/// Every process with this filter has ended.
+fn hung_up(fd: RawFd) -> bool {
+    let mut poll = libc::pollfd { fd, events: 0, revents: 0 };
+    // SAFETY: one valid pollfd.
+    unsafe { libc::poll(&raw mut poll, 1, 0) > 0 && poll.revents & libc::POLLHUP != 0 }
+}
+
 /// Puts a copy of `source` into the asking worker, as the result of its call; returns the number there.
 fn give(fd: RawFd, id: u64, source: RawFd) -> Option<i32> {
-    let order = AddDescriptor { id, flags: ADD_AND_SEND, source: source as u32, number: 0, number_flags: 0 };
+    add(fd, AddDescriptor { id, flags: ADD_AND_SEND, source: source as u32, number: 0, number_flags: 0 })
+}
+
+fn add(fd: RawFd, order: AddDescriptor) -> Option<i32> {
     // SAFETY: the structure's layout is the host's.
     let number = unsafe { libc::ioctl(fd, ADD, &raw const order) };
     (number >= 0).then_some(number)
 }
 
-fn respond(fd: RawFd, response: Response) {
-    // SAFETY: the structure's layout is the host's. It fails only if the asking thread is gone.
-    unsafe { libc::ioctl(fd, SEND, &raw const response) };
+/// It fails only if the asking thread is gone.
+fn respond(fd: RawFd, response: Response) -> bool {
+    // SAFETY: the structure's layout is the host's.
+    unsafe { libc::ioctl(fd, SEND, &raw const response) == 0 }
 }

@@ -16,9 +16,8 @@ pub struct Vvar {
 }
 
 impl Vvar {
-    /// Data for a shim at `base`; `program` is what the zygote runs.
-    pub fn new(base: u64, program: &OwnedFd) -> std::io::Result<Vvar> {
-        let memory = VvarMemory::new()?;
+    /// Data for a shim at `base`, in `memory`; `program` is what workers run.
+    pub fn new(memory: Arc<VvarMemory>, base: u64, program: &OwnedFd) -> std::io::Result<Vvar> {
         let page = memory.page();
         page.fast_entry.store(base + label::FAST_ENTRY, Ordering::Relaxed);
         let source = if super::has_rdpid() { cpu_source::RDPID } else { cpu_source::LSL };

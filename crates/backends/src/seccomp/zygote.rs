@@ -1,25 +1,28 @@
-//! Starts the zygote: a static program of one segment, the shim, at a base that differs per sandbox.
+//! Starts the first worker: a static program of one segment, the shim, at a base that differs per sandbox. It clones
+//! itself to make the zygote, from which all later workers are cloned.
 
+use std::ffi::{CStr, c_int, c_void};
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
-use coracle_abi::port::{PORT_SIZE, PORTS_OFFSET, REPLIED, SHIM_ALIGN, VDSO_SIZE, word};
+use coracle_abi::Errno;
+use coracle_abi::port::{PORT_SIZE, PORTS_OFFSET, SHIM_ALIGN, UNCONFINED, VDSO_SIZE, word};
 use coracle_blobs::SHIM;
-use coracle_platform::{PlatformError, startup};
-use rustix::fs::{MemfdFlags, memfd_create};
+use coracle_platform::{Death, ForkError, Gone, PlatformError, VvarMemory, startup};
+use parking_lot::{Condvar, Mutex};
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
-use super::notify::Notifier;
+use super::notify::{Docked, Expected, Slot};
 use super::ports::Ports;
 use super::reaper::Reaper;
-use super::thread::SeccompThread;
+use super::thread::{BIRTH, NEW_WORKER_ARGS, SeccompThread, lay_down_clone, prepare_space};
 use super::vvar::{self, Vvar};
 use super::worker::Worker;
-use super::{Shared, filter, frame, has_rdpid, random};
+use super::{Shared, filter, frame, random};
 
 /// The shim lies in `[LOWEST, HIGHEST)`, in units of [`SHIM_ALIGN`]: below the lowest place where the host's
 /// search for free memory may start (`mmap_base`: at most 1 TiB of randomness and a stack below the top), so
@@ -32,56 +35,271 @@ const VVAR_FD: i32 = 4;
 /// Where the program's descriptors wait meanwhile.
 const ASIDE_FD: i32 = 10;
 
-/// The zygote, ready for orders, and what all workers share. `meanwhile` is done while the zygote makes itself ready, on
-/// the thread that has started it.
-pub fn start(meanwhile: impl FnOnce() + Send + 'static) -> Result<(Arc<Shared>, Arc<Worker>), PlatformError> {
-    require()?;
-    let host = |what| move |source| PlatformError::Host { what, source };
-    let base = (LOWEST + random() % (HIGHEST - LOWEST)) * SHIM_ALIGN;
-    let ports = Ports::new().map_err(host("cannot make ports"))?;
-    let port = ports.port(0);
-    port.set32(word::STATE, REPLIED);
-    port.set64(word::SELF, base + PORTS_OFFSET);
-    put_filter(&port, base);
-    let program = program(base).map_err(host("cannot make the zygote's program"))?;
-    let vvar = Arc::new(Vvar::new(base, &program).map_err(host("cannot make the vDSO's data"))?);
-    startup::step("filter and zygote's program built");
+/// The first worker on its way. It takes longer than all else before the first program, so it has a thread of its
+/// own, and whoever needs it waits.
+pub struct Start {
+    vvar: Arc<VvarMemory>,
+    outcome: Mutex<Option<Result<Arc<Started>, PlatformError>>>,
+    arrived: Condvar,
+}
 
-    let (report, started) = sync_channel(1);
-    let reaper = Arc::<Reaper>::default();
-    let (served, its_ports, its_vvar) = (reaper.clone(), ports.clone(), vvar.clone());
+/// The first worker, confined, the zygote, and what all workers share.
+pub struct Started {
+    pub shared: Arc<Shared>,
+    first: Mutex<Option<First>>,
+    zygote: Mutex<Zygote>,
+}
+
+/// Begins. `meanwhile` is done while the first worker makes itself ready, on the thread that has executed it.
+pub fn start(meanwhile: impl FnOnce() + Send + 'static) -> Result<Arc<Start>, PlatformError> {
+    require()?;
+    let vvar = VvarMemory::new().map_err(host("cannot make the vDSO's data"))?;
+    let start = Arc::new(Start { vvar, outcome: Mutex::default(), arrived: Condvar::new() });
+    let own = start.clone();
     // One thread starts the zygote and then waits for children: workers are told of the death of the thread that
     // started them, so it must last.
-    let run = move || {
-        let pid = execute(&program, &its_ports, &its_vvar);
-        drop((program, its_ports, its_vvar));
-        let alive = pid.is_ok();
-        if alive {
-            // Before the report, which wakes a thread that would then wait for this one's CPU.
-            meanwhile();
-        }
-        let _ = report.send(pid);
-        if alive {
-            served.serve();
-        }
-    };
     std::thread::Builder::new()
         .name("reaper".into())
         .stack_size(256 << 10)
-        .spawn(run)
+        .spawn(move || own.run(meanwhile))
         .map_err(host("cannot start a thread"))?;
-    let pid = started.recv().unwrap_or(Err(std::io::ErrorKind::Other.into()));
-    let pid = pid.map_err(host("cannot start the zygote"))?;
-    startup::step("zygote executed");
+    Ok(start)
+}
 
-    let worker = Worker::new(pid, base, ports, 0, vvar);
-    reaper.adopt(&worker);
-    let listener = SeccompThread::first_result(&worker)
-        .map_err(|_| PlatformError::Died(worker.death().unwrap_or(coracle_platform::Death::Killed)))?;
-    startup::step("zygote confined");
-    let listener = fetch_listener(pid, listener)?;
-    let notifier = Notifier::start(listener).map_err(host("cannot start a thread"))?;
-    Ok((Arc::new(Shared { notifier, reaper, has_rdpid: has_rdpid(), xstate: xstate() }), worker))
+fn host(what: &'static str) -> impl Fn(std::io::Error) -> PlatformError {
+    move |source| PlatformError::Host { what, source }
+}
+
+impl Start {
+    /// What the vDSO reads.
+    pub fn vvar(&self) -> Arc<VvarMemory> {
+        self.vvar.clone()
+    }
+
+    /// Waits for the end of the start. An error is told once.
+    pub fn wait(&self) -> Result<Arc<Started>, PlatformError> {
+        let mut outcome = self.outcome.lock();
+        while outcome.is_none() {
+            self.arrived.wait(&mut outcome);
+        }
+        match outcome.as_mut() {
+            Some(Err(error)) => Err(std::mem::replace(error, PlatformError::Died(Death::Killed))),
+            Some(Ok(started)) => Ok(started.clone()),
+            None => Err(PlatformError::Died(Death::Killed)),
+        }
+    }
+
+    fn put(&self, outcome: Result<Arc<Started>, PlatformError>) {
+        *self.outcome.lock() = Some(outcome);
+        self.arrived.notify_all();
+    }
+
+    fn run(self: Arc<Start>, meanwhile: impl FnOnce()) {
+        let reaper = Arc::<Reaper>::default();
+        if let Err(error) = self.launch(&reaper) {
+            self.put(Err(error));
+        }
+        drop(self);
+        meanwhile();
+        reaper.serve();
+    }
+
+    /// Executes the first worker and starts the thread that answers it.
+    fn launch(self: &Arc<Start>, reaper: &Arc<Reaper>) -> Result<(), PlatformError> {
+        let no_ports = |source| PlatformError::Host { what: "cannot make ports", source };
+        let base = (LOWEST + random() % (HIGHEST - LOWEST)) * SHIM_ALIGN;
+        let shared = Arc::new(Shared::new(reaper.clone()));
+        let ports = Ports::new().map_err(no_ports)?;
+        prepare_space(&ports, base, &shared, true);
+        put_filter(&ports.port(0), base);
+        let birth = Birth::<i32>::new(&shared, base).map_err(no_ports)?;
+        lay_down_clone(&ports.port(0), birth.cookie);
+        let program = program(base).map_err(host("cannot make the first worker's program"))?;
+        let vvar = Vvar::new(self.vvar.clone(), base, &program).map_err(host("cannot make the vDSO's data"))?;
+        let vvar = Arc::new(vvar);
+        startup::step("filter and first worker's program built");
+
+        let pid = execute(&program, &ports, &vvar).map_err(host("cannot start the first worker"))?;
+        drop(program);
+        startup::step("first worker executed");
+
+        let worker = Worker::new(pid, base, ports, 0, vvar.clone());
+        reaper.adopt(&worker);
+        let zygote = Zygote { base, vvar, birth, thread: None, coming: None };
+        let dock = Arc::<Slot<Docked>>::default();
+        shared.notifier.expect(pid as u32, Expected::CloneThenDock(NEW_WORKER_ARGS, dock.clone()));
+        let start = self.clone();
+        let answer = move || {
+            let listener = match listener(&worker) {
+                Ok(listener) => listener,
+                Err(error) => return start.put(Err(error)),
+            };
+            startup::step("first worker confined");
+            let notifier = shared.notifier.clone();
+            let first = Mutex::new(Some(First { worker, dock }));
+            start.put(Ok(Arc::new(Started { shared, first, zygote: Mutex::new(zygote) })));
+            drop(start);
+            notifier.serve(listener);
+        };
+        let builder = std::thread::Builder::new().name("notify".into()).stack_size(128 << 10);
+        builder.spawn(answer).map_err(host("cannot start a thread"))?;
+        Ok(())
+    }
+}
+
+impl Started {
+    /// A fresh worker, docked. The first is there by itself; all others are cloned from the zygote.
+    pub fn take(&self) -> Result<(Arc<Worker>, Docked), ForkError> {
+        if let Some(First { worker, dock }) = self.first.lock().take() {
+            let port = worker.ports.port(0);
+            let refused = || Errno::check(port.get64(word::RESULT)).err().filter(|_| worker.death().is_some());
+            let docked = arrival(&dock, &worker, refused)?;
+            return Ok((worker, docked));
+        }
+        let mut zygote = self.zygote.lock();
+        let taken = zygote.take(&self.shared)?;
+        // Most sandboxes run one program only. This one executes others: the next worker is made ahead.
+        if let Err(error) = zygote.order(&self.shared) {
+            // Whoever needs it tries again, and reports.
+            log::debug!("no worker could be cloned ahead: {error}");
+        }
+        Ok(taken)
+    }
+}
+
+/// The first worker.
+struct First {
+    worker: Arc<Worker>,
+    dock: Arc<Slot<Docked>>,
+}
+
+/// An address space that has been ordered and will announce itself; `T` is what it says.
+struct Birth<T> {
+    cookie: u64,
+    ports: Arc<Ports>,
+    slot: Arc<Slot<T>>,
+}
+
+impl Birth<i32> {
+    /// One that will be ready for orders.
+    fn new(shared: &Shared, base: u64) -> std::io::Result<Birth<i32>> {
+        let (ports, cookie) = (Ports::new()?, shared.cookie());
+        prepare_space(&ports, base, shared, false);
+        let slot = shared.notifier.expect_newborn(cookie, ports.clone());
+        Ok(Birth { cookie, ports, slot })
+    }
+}
+
+impl Birth<Docked> {
+    /// One that will dock itself until its program is known.
+    fn new(shared: &Shared, base: u64) -> std::io::Result<Birth<Docked>> {
+        let (ports, cookie) = (Ports::new()?, shared.cookie());
+        prepare_space(&ports, base, shared, true);
+        let slot = shared.notifier.expect_docked(cookie, ports.clone());
+        Ok(Birth { cookie, ports, slot })
+    }
+}
+
+/// The process that workers are cloned from. It can be one clone ahead.
+pub struct Zygote {
+    base: u64,
+    vvar: Arc<Vvar>,
+    birth: Birth<i32>,
+    /// Once it was needed.
+    thread: Option<SeccompThread>,
+    coming: Option<Birth<Docked>>,
+}
+
+impl Zygote {
+    /// Its thread.
+    fn thread(&mut self, shared: &Arc<Shared>) -> Result<&mut SeccompThread, ForkError> {
+        if self.thread.is_none() {
+            let pid = self.birth.slot.wait(BIRTH).ok_or(ForkError::Gone)?;
+            let worker = Worker::new(pid, self.base, self.birth.ports.clone(), 0, self.vvar.clone());
+            shared.reaper.adopt(&worker);
+            self.thread = Some(SeccompThread::new(shared.clone(), worker, 0, pid as u32));
+        }
+        self.thread.as_mut().ok_or(ForkError::Gone)
+    }
+
+    /// Orders a clone, unless there is one; does not wait for it.
+    fn order(&mut self, shared: &Arc<Shared>) -> Result<(), ForkError> {
+        if self.coming.is_some() {
+            return Ok(());
+        }
+        let refused = |_| ForkError::Refused(Errno::ENOMEM);
+        let coming = Birth::<Docked>::new(shared, self.base).map_err(refused)?;
+        if let Err(Gone) = self.thread(shared)?.begin_clone(coming.cookie) {
+            shared.notifier.forget_newborn(coming.cookie);
+            return Err(ForkError::Gone);
+        }
+        self.coming = Some(coming);
+        Ok(())
+    }
+
+    fn take(&mut self, shared: &Arc<Shared>) -> Result<(Arc<Worker>, Docked), ForkError> {
+        self.order(shared)?;
+        let coming = self.coming.take().ok_or(ForkError::Gone)?;
+        let thread = self.thread(shared)?;
+        let docked = arrival(&coming.slot, thread.worker(), || thread.clone_refused());
+        shared.notifier.forget_newborn(coming.cookie);
+        let docked = docked?;
+        // Dying between its birth and here would go unnoticed: the reaper keeps what it does not know.
+        let worker = Worker::new(docked.pid(), self.base, coming.ports, 0, self.vvar.clone());
+        shared.reaper.adopt(&worker);
+        Ok((worker, docked))
+    }
+}
+
+/// Waits for a worker that docks itself. It may be that the host has `refused` the clone, or that `parent` is gone.
+fn arrival(
+    slot: &Slot<Docked>,
+    parent: &Worker,
+    refused: impl Fn() -> Option<Errno>,
+) -> Result<Docked, ForkError> {
+    let until = Instant::now() + BIRTH;
+    loop {
+        if let Some(docked) = slot.wait(Duration::from_millis(2)) {
+            return Ok(docked);
+        }
+        if let Some(errno) = refused() {
+            return Err(ForkError::Refused(errno));
+        }
+        if parent.death().is_some() || until <= Instant::now() {
+            return Err(ForkError::Gone);
+        }
+    }
+}
+
+impl Drop for Zygote {
+    fn drop(&mut self) {
+        const SOON: Duration = Duration::from_millis(50);
+        let coming = self.coming.as_ref().and_then(|coming| coming.slot.wait(SOON)).map(|docked| docked.pid());
+        let unused = if self.thread.is_none() { self.birth.slot.wait(SOON) } else { None };
+        for pid in coming.into_iter().chain(unused) {
+            // SAFETY: a plain system call. Nobody else knows this child, and its reaper reaps it after its death.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+        }
+    }
+}
+
+/// Waits until the first worker is confined, and fetches its filter's listener.
+fn listener(worker: &Arc<Worker>) -> Result<OwnedFd, PlatformError> {
+    let port = worker.ports.port(0);
+    let confined = port.atomic(word::CONFINED);
+    let patience = libc::timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+    loop {
+        match confined.load(Ordering::SeqCst) {
+            0 => {}
+            UNCONFINED => return fetch_listener(worker.pid, port.get64(word::RESULT)),
+            number => return fetch_listener(worker.pid, u64::from(number - 1)),
+        }
+        if let Some(death) = worker.death() {
+            return Err(PlatformError::Died(death));
+        }
+        // SAFETY: the word is mapped as long as it is borrowed. Death wakes nobody here, so look now and then.
+        unsafe { libc::syscall(libc::SYS_futex, confined.as_ptr(), libc::FUTEX_WAIT, 0, &raw const patience) };
+    }
 }
 
 /// What the host must have for any of this.
@@ -99,7 +317,7 @@ fn require() -> Result<(), PlatformError> {
 
 /// Features that XSAVE saves for the guest, and how long that gets (Intel SDM volume 1, section 13.4). Not AMX:
 /// its tiles are a program's only after it asked for them.
-fn xstate() -> (u64, u32) {
+pub fn xstate() -> (u64, u32) {
     const FP_SSE: u64 = 3;
     const AMX: u64 = 3 << 17;
     const OSXSAVE: u32 = 1 << 27;
@@ -118,7 +336,7 @@ fn xstate() -> (u64, u32) {
     if features & FP_SSE == FP_SSE && size <= frame::XSTATE_MAX as u32 { (features, size) } else { (0, 0) }
 }
 
-/// Lays the filter out in the port for the zygote to install: `struct sock_fprog`, then the instructions.
+/// Lays the filter out in the port for the first worker to install: `struct sock_fprog`, then the instructions.
 fn put_filter(port: &super::ports::Port, base: u64) {
     let instructions = filter::build(base);
     let at = word::STAGE_IN;
@@ -161,47 +379,81 @@ fn program(base: u64) -> std::io::Result<OwnedFd> {
         elf.resize(len as usize, 0);
     }
     elf.extend_from_slice(SHIM);
-    elf.resize((HEADERS + VDSO_SIZE + shim_len) as usize, 0xcc);
     let file = memfd_create("coracle-worker", MemfdFlags::CLOEXEC)?;
+    // What is not written takes no memory and is never touched.
+    ftruncate(&file, HEADERS + VDSO_SIZE + shim_len)?;
     let mut file = std::fs::File::from(file);
     file.write_all(&elf)?;
     // A file that is open for writing cannot be executed.
     Ok(std::fs::File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?.into())
 }
 
-/// Executes the program in a new session with a clean environment; returns its pid.
-fn execute(program: &OwnedFd, ports: &Ports, vvar: &Vvar) -> std::io::Result<i32> {
-    let sources = [(ports.file().as_raw_fd(), PORTS_FD), (vvar.memory.fd().as_raw_fd(), VVAR_FD)];
-    let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
-    command.arg0("coracle-worker").env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    // SAFETY: only async-signal-safe system calls.
-    unsafe {
-        command.pre_exec(move || {
-            libc::setsid();
-            // The default stack makes the host search for free memory from the top down.
-            let stack = libc::rlimit { rlim_cur: 8 << 20, rlim_max: libc::RLIM_INFINITY };
-            libc::setrlimit(libc::RLIMIT_STACK, &raw const stack);
-            // Aside first: a source may have a number that another is to have.
-            let mut aside = [0; 2];
-            for (to, (source, _)) in aside.iter_mut().zip(sources) {
-                *to = libc::fcntl(source, libc::F_DUPFD_CLOEXEC, ASIDE_FD);
-            }
-            for (source, (_, number)) in aside.into_iter().zip(sources) {
-                if libc::dup2(source, number) < 0 {
-                    return Err(std::io::Error::last_os_error());
-                }
-            }
-            Ok(())
-        });
-    }
-    Ok(command.spawn()?.id() as i32)
+/// What the child works with between `clone` and `execveat`. It shares our memory and may not allocate.
+struct Exec {
+    program: i32,
+    /// Descriptors to hand over, and the numbers that `boot` expects.
+    given: [(i32, i32); 2],
+    errno: i32,
 }
 
-/// Fetches the filter's listener out of the zygote, which has just installed it.
+/// Executes the program in a new session with a clean environment; returns its pid. As vfork(2): a copy of our
+/// page tables, and the faults that follow on it, would cost more than all the rest.
+fn execute(program: &OwnedFd, ports: &Ports, vvar: &Vvar) -> std::io::Result<i32> {
+    const STACK: usize = 32 << 10;
+    let given = [(ports.file().as_raw_fd(), PORTS_FD), (vvar.memory.fd().as_raw_fd(), VVAR_FD)];
+    let mut exec = Exec { program: program.as_raw_fd(), given, errno: 0 };
+    let mut stack = vec![0u128; STACK / 16];
+    let top = stack.as_mut_ptr_range().end;
+    // SAFETY: signal sets are plain data. The child runs `exec_program` on a stack of its own while this thread
+    // is suspended (CLONE_VFORK), with all signals blocked so that no handler of ours runs in it.
+    let pid = unsafe {
+        let mut all = std::mem::zeroed::<libc::sigset_t>();
+        let mut old = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, &raw mut old);
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+        let pid = libc::clone(exec_program, top.cast(), flags, (&raw mut exec).cast());
+        let error = std::io::Error::last_os_error();
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const old, std::ptr::null_mut());
+        if pid < 0 { Err(error) } else { Ok(pid) }
+    }?;
+    drop(stack);
+    // SAFETY: the child wrote before it ended, and this thread slept until then.
+    match unsafe { (&raw const exec.errno).read_volatile() } {
+        0 => Ok(pid),
+        errno => Err(std::io::Error::from_raw_os_error(errno)),
+    }
+}
+
+extern "C" fn exec_program(exec: *mut c_void) -> c_int {
+    let exec = exec.cast::<Exec>();
+    let empty: &CStr = c"";
+    let argv = [c"coracle-worker".as_ptr(), std::ptr::null()];
+    let envp = [std::ptr::null::<libc::c_char>()];
+    // SAFETY: system calls with valid arguments; `exec` lives in the suspended parent.
+    unsafe {
+        libc::setsid();
+        // The default stack makes the host search for free memory from the top down.
+        let stack = libc::rlimit { rlim_cur: 8 << 20, rlim_max: libc::RLIM_INFINITY };
+        libc::setrlimit(libc::RLIMIT_STACK, &raw const stack);
+        // Aside first: a source may have a number that another is to have.
+        let aside = |source| libc::fcntl(source, libc::F_DUPFD_CLOEXEC, ASIDE_FD);
+        let program = aside((*exec).program);
+        let given = (*exec).given.map(|(source, number)| (aside(source), number));
+        if given.iter().all(|(source, number)| libc::dup2(*source, *number) >= 0) {
+            let flags = libc::AT_EMPTY_PATH;
+            libc::syscall(libc::SYS_execveat, program, empty.as_ptr(), argv.as_ptr(), envp.as_ptr(), flags);
+        }
+        (*exec).errno = *libc::__errno_location();
+        libc::_exit(127)
+    }
+}
+
+/// Fetches the filter's listener out of the first worker, which has just installed it.
 fn fetch_listener(pid: i32, number: u64) -> Result<OwnedFd, PlatformError> {
     const HINT: &str =
         "the zygote could not install its filter (is another seccomp supervisor active? see coracle doctor)";
-    let number = coracle_abi::Errno::check(number).map_err(|errno| PlatformError::Host {
+    let number = Errno::check(number).map_err(|errno| PlatformError::Host {
         what: HINT,
         source: std::io::Error::from_raw_os_error(errno.raw()),
     })?;
@@ -209,7 +461,7 @@ fn fetch_listener(pid: i32, number: u64) -> Result<OwnedFd, PlatformError> {
         what: "cannot fetch the filter's listener from the zygote",
         source: source.into(),
     };
-    let process = Pid::from_raw(pid).ok_or(PlatformError::Died(coracle_platform::Death::Killed))?;
+    let process = Pid::from_raw(pid).ok_or(PlatformError::Died(Death::Killed))?;
     let pidfd = pidfd_open(process, PidfdFlags::empty()).map_err(host)?;
     pidfd_getfd(&pidfd, number as i32, PidfdGetfdFlags::empty()).map_err(host)
 }

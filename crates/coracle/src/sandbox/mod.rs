@@ -59,9 +59,9 @@ pub fn run(
     let (closing, close) = confine::close(config, listener);
     startup::step("kernel process confined to its files");
     let platform: Arc<dyn Platform> = match config.platform {
-        PlatformChoice::Auto | PlatformChoice::Seccomp => Arc::new(SeccompPlatform::new_and(close)?),
+        PlatformChoice::Auto | PlatformChoice::Seccomp => Arc::new(SeccompPlatform::start_and(close)?),
     };
-    startup::step("platform ready");
+    startup::step("platform on its way");
     let mut view = view::build(config)?;
     startup::step("root of the view built");
     let world = World::new(platform, world_config(config, cpus), view.vfs);

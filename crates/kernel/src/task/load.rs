@@ -122,59 +122,88 @@ fn place(task: &Task, program: &Program, space: &dyn Space, dice: &Dice) -> Resu
     Ok(Places { vdso, stack: (stack_start, stack_end), gap, base, interpreter })
 }
 
-fn order(thread: &mut dyn Thread, call: &MemoryCall) -> Result<u64, ExecError> {
-    let result = thread.memory(call).map_err(|_| ExecError {
-        errno: Errno::EAGAIN,
-        reason: String::from("the worker ended while the program was loaded"),
-    })?;
-    result.map_err(|errno| ExecError { errno, reason: format!("mapping the program failed: {errno}") })
-}
-
 /// The program's vDSO: two mappings, of which the address space keeps the originals.
-fn move_vdso(thread: &mut dyn Thread, from: &Vdso, to: &Vdso) -> Result<(), ExecError> {
-    for (old, end, new) in [(from.vvar, from.image, to.vvar), (from.image, from.end, to.image)] {
+fn move_vdso(from: &Vdso, to: &Vdso) -> [MemoryCall; 2] {
+    [(from.vvar, from.image, to.vvar), (from.image, from.end, to.image)].map(|(old, end, new)| {
         let len = end - old;
         let flags = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP;
-        order(thread, &MemoryCall::Remap { old, old_len: len, new_len: len, flags, new })?;
-    }
-    Ok(())
+        MemoryCall::Remap { old, old_len: len, new_len: len, flags, new }
+    })
 }
 
 fn anonymous(address: u64, len: u64, prot: u32, flags: u32) -> MemoryCall {
     MemoryCall::MapAnonymous { address, len, prot, flags: flags | MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED }
 }
 
-/// Carries out the steps of a plan.
-fn load(
-    plan: &LoadPlan,
-    file: &Arc<OpenFile>,
-    mm: &AddressSpace,
-    thread: &mut dyn Thread,
-) -> Result<(), ExecError> {
-    let source = match file.file.map(file.key, false) {
-        Ok(Mapped::File(source)) => source,
-        Ok(Mapped::Zero) | Err(Errno::ENODEV) => return Err(Errno::ENODEV.into()),
-        Err(errno) => return Err(errno.into()),
-    };
-    mm.note_file(&source, file);
-    for op in &plan.ops {
-        match *op {
-            Op::MapFile { addr, len, prot, offset } => {
-                let file = MapSource { file: source.file.clone(), key: source.key };
-                let flags = MAP_PRIVATE | MAP_FIXED;
-                order(thread, &MemoryCall::MapFile { address: addr, len, prot, flags, file, offset })?;
-            }
-            Op::Zero { addr, len } => {
-                let zeros = vec![0; usize::try_from(len).unwrap_or(0)];
-                mm.space.write(addr, &zeros);
-            }
-            Op::MapAnon { addr, len, prot } => {
-                order(thread, &anonymous(addr, len, prot, 0))?;
+/// What is to be mapped, and what to be zeroed in it afterwards: the end of a file's last page.
+#[derive(Default)]
+struct Steps {
+    calls: Vec<MemoryCall>,
+    zeros: Vec<(u64, u64)>,
+}
+
+impl Steps {
+    /// Adds the steps of a plan.
+    fn add(
+        &mut self,
+        plan: &LoadPlan,
+        file: &Arc<OpenFile>,
+        mm: &AddressSpace,
+        thread: &mut dyn Thread,
+    ) -> Result<(), ExecError> {
+        let source = match file.file.map(file.key, false) {
+            Ok(Mapped::File(source)) => source,
+            Ok(Mapped::Zero) | Err(Errno::ENODEV) => return Err(Errno::ENODEV.into()),
+            Err(errno) => return Err(errno.into()),
+        };
+        mm.note_file(&source, file);
+        for op in &plan.ops {
+            match *op {
+                Op::MapFile { addr, len, prot, offset } => {
+                    let file = MapSource { file: source.file.clone(), key: source.key };
+                    let flags = MAP_PRIVATE | MAP_FIXED;
+                    let call = MemoryCall::MapFile { address: addr, len, prot, flags, file, offset };
+                    self.map((addr, len), call, mm, thread)?;
+                }
+                Op::Zero { addr, len } => self.zeros.push((addr, len)),
+                Op::MapAnon { addr, len, prot } => {
+                    self.map((addr, len), anonymous(addr, len, prot, 0), mm, thread)?;
+                }
             }
         }
+        Ok(())
     }
-    mm.space.forget_file(source.key);
-    Ok(())
+
+    /// A segment that lies over what an earlier one has zeroed wins, as with Linux: the order is kept.
+    fn map(
+        &mut self,
+        (start, len): (u64, u64),
+        call: MemoryCall,
+        mm: &AddressSpace,
+        thread: &mut dyn Thread,
+    ) -> Result<(), ExecError> {
+        let end = start.saturating_add(len);
+        if self.zeros.iter().any(|(zero, size)| *zero < end && start < zero.saturating_add(*size)) {
+            self.carry_out(mm, thread)?;
+        }
+        self.calls.push(call);
+        Ok(())
+    }
+
+    /// Does what there is to be done so far.
+    fn carry_out(&mut self, mm: &AddressSpace, thread: &mut dyn Thread) -> Result<(), ExecError> {
+        let done = thread.load(&self.calls).map_err(|_| ExecError {
+            errno: Errno::EAGAIN,
+            reason: String::from("the worker ended while the program was loaded"),
+        })?;
+        done.map_err(|errno| ExecError { errno, reason: format!("mapping the program failed: {errno}") })?;
+        self.calls.clear();
+        for (address, len) in self.zeros.drain(..) {
+            let zeros = vec![0; usize::try_from(len).unwrap_or(0)];
+            mm.space.write(address, &zeros);
+        }
+        Ok(())
+    }
 }
 
 /// The auxiliary vector's facts about machine and caller.
@@ -233,17 +262,19 @@ pub(super) fn build(
     let mm = AddressSpace::new(space.clone());
 
     let top = space.layout().top;
-    order(thread, &anonymous(places.gap, top - places.gap, PROT_NONE, MAP_NORESERVE))?;
+    let mut steps = Steps::default();
+    steps.calls.push(anonymous(places.gap, top - places.gap, PROT_NONE, MAP_NORESERVE));
     if let (Some(from), Some(to)) = (space.vdso(), places.vdso) {
-        move_vdso(thread, &from, &to)?;
+        steps.calls.extend(move_vdso(&from, &to));
     }
     let prot = PROT_READ | PROT_WRITE | if plan.exec_stack { PROT_EXEC } else { 0 };
     let (start, end) = places.stack;
-    order(thread, &anonymous(start, end - start, prot, MAP_NORESERVE | MAP_STACK))?;
-    load(&plan.exe, &program.file, &mm, thread)?;
+    steps.calls.push(anonymous(start, end - start, prot, MAP_NORESERVE | MAP_STACK));
+    steps.add(&plan.exe, &program.file, &mm, thread)?;
     if let (Some(plan), Some((file, _))) = (&plan.interp, &program.interpreter) {
-        load(plan, file, &mm, thread)?;
+        steps.add(plan, file, &mm, thread)?;
     }
+    steps.carry_out(&mm, thread)?;
     if space.write(stack.sp, &stack.bytes) != stack.bytes.len() {
         return Err(ExecError { errno: Errno::ENOMEM, reason: String::from("the stack cannot be written") });
     }

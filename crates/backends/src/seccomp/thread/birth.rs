@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use coracle_abi::Errno;
-use coracle_abi::port::{MAGIC, PORT_SIZE, REPLIED, action, word};
+use coracle_abi::port::{MAGIC, PORT_SIZE, PORTS_OFFSET, POSTED, REPLIED, action, kind, word};
 use coracle_blobs::label;
 use coracle_platform::{Death, ForkError, Gone, Regs, Space, Trap, Vessel};
 
@@ -14,10 +14,13 @@ use super::super::ports::{Port, Ports};
 use super::super::worker::{Parked, Worker};
 use super::super::{Shared, frame, table};
 use super::control::Control;
-use super::{At, SeccompThread, port_address};
+use super::{At, SeccompThread, port_address, put_order};
 
 /// How long a new worker may take to announce itself, and a dead one to be reaped.
-const BIRTH: Duration = Duration::from_secs(10);
+pub const BIRTH: Duration = Duration::from_secs(10);
+/// How a worker is cloned: the kernel process is its parent too.
+const NEW_WORKER: u64 = (libc::CLONE_PARENT | libc::SIGCHLD) as u64;
+pub const NEW_WORKER_ARGS: [u64; 5] = [NEW_WORKER, 0, 0, 0, 0];
 
 impl SeccompThread {
     pub(super) fn spawn(&mut self, edit: &mut dyn FnMut(&mut Regs)) -> Result<SeccompThread, ForkError> {
@@ -97,15 +100,15 @@ impl SeccompThread {
         Ok(Vessel { space: worker, thread: Box::new(child) })
     }
 
-    /// Clones this worker (or the zygote) into a new one with `ports`, which starts at `first_orders`.
-    pub fn clone_worker(&mut self, ports: Arc<Ports>) -> Result<Arc<Worker>, ForkError> {
+    /// Clones this worker into a new one with `ports`, which starts at `first_orders`.
+    fn clone_worker(&mut self, ports: Arc<Ports>) -> Result<Arc<Worker>, ForkError> {
         let base = self.worker.base;
         let port = ports.port(self.index);
         prepare_port(&port, port_address(&self.worker, self.index), base, &self.shared, true);
         let cookie = self.shared.cookie();
         let slot = self.shared.notifier.expect_newborn(cookie, ports.clone());
         // Dying between here and the reaper's list would go unnoticed: the reaper keeps what it does not know.
-        let result = self.clone_host((libc::CLONE_PARENT | libc::SIGCHLD) as u64, 0, 0, cookie);
+        let result = self.clone_host(NEW_WORKER, 0, 0, cookie);
         let pid = match result.map(Errno::check) {
             Ok(Ok(_)) => slot.wait(BIRTH),
             Ok(Err(errno)) => {
@@ -120,6 +123,24 @@ impl SeccompThread {
         worker.vdso.store(self.worker.vdso.load(Ordering::Relaxed), Ordering::Relaxed);
         self.shared.reaper.adopt(&worker);
         Ok(worker)
+    }
+
+    /// The zygote: orders a clone, once the last one is done, and does not wait.
+    pub fn begin_clone(&mut self, cookie: u64) -> Result<(), Gone> {
+        match self.wait()? {
+            kind::READY | kind::DONE => {}
+            _ => return self.lied("did not carry out an order"),
+        }
+        lay_down_clone(&self.port, cookie);
+        self.shared.notifier.expect(self.control.tid(), Expected::Clone(NEW_WORKER_ARGS));
+        self.reply(action::CLONE);
+        Ok(())
+    }
+
+    /// The zygote: the host's refusal of the clone, if that is what came of it.
+    pub fn clone_refused(&self) -> Option<Errno> {
+        let done = self.port.state().load(Ordering::SeqCst) == POSTED && self.port.get32(word::KIND) == kind::DONE;
+        Errno::check(self.port.get64(word::RESULT)).err().filter(|_| done)
     }
 
     /// Clones as ordered; `result` is the host's.
@@ -167,6 +188,20 @@ impl SeccompThread {
             self.worker.give_port(self.index);
         }
     }
+}
+
+/// Makes the ports of a new address space ready; `docks`: it waits for a program.
+pub fn prepare_space(ports: &Arc<Ports>, base: u64, shared: &Shared, docks: bool) {
+    let port = ports.port(0);
+    prepare_port(&port, base + PORTS_OFFSET, base, shared, true);
+    port.set32(word::DOCK, docks.into());
+}
+
+/// Puts the order for a clone into a port. The first worker carries it out unasked.
+pub fn lay_down_clone(port: &Port, cookie: u64) {
+    let [flags, stack, parent_tid, child_tid, tls] = NEW_WORKER_ARGS;
+    put_order(port, libc::SYS_clone as u64, [flags, stack, parent_tid, child_tid, tls, 0]);
+    port.set64(word::COOKIE, cookie);
 }
 
 /// Makes a port ready for a thread that starts in the shim with `first_orders`.

@@ -18,12 +18,15 @@ use coracle_blobs::vdso;
 use coracle_platform::{ForkError, Gone, MemoryCall, Regs, Resume, Thread, ThreadControl, Trap, Vessel};
 
 use super::frame::{self, Place};
+use super::notify::Docked;
 use super::pace::Pace;
 use super::ports::{Port, wake_word};
 use super::worker::{DEAD, Worker};
 use super::{Shared, rewrite};
 use control::Control;
 use staging::Staging;
+
+pub use birth::{BIRTH, NEW_WORKER_ARGS, lay_down_clone, prepare_space};
 
 /// Where the guest thread stands.
 #[derive(Clone, Copy)]
@@ -59,6 +62,8 @@ pub struct SeccompThread {
     /// The call is the vDSO's own, for fresh clocks.
     by_vdso: bool,
     staging: Staging,
+    /// It waits to be told its program.
+    docked: Option<Docked>,
 }
 
 impl SeccompThread {
@@ -82,23 +87,16 @@ impl SeccompThread {
             owes: false,
             by_vdso: false,
             staging: Staging::new(),
+            docked: None,
         }
     }
 
-    /// The zygote's thread, which has posted `READY` and carries out orders from then on.
-    pub fn zygote(shared: Arc<Shared>, worker: Arc<Worker>) -> SeccompThread {
+    /// The only thread of a fresh worker, which waits for its program.
+    pub fn docked(shared: Arc<Shared>, worker: Arc<Worker>, docked: Docked) -> SeccompThread {
         let tid = worker.pid as u32;
-        SeccompThread { at: At::Start { ready: true }, ..SeccompThread::new(shared, worker, 0, tid) }
-    }
-
-    /// Waits for the zygote's first request; returns the result that came along.
-    pub fn first_result(worker: &Arc<Worker>) -> Result<u64, Gone> {
-        let port = worker.ports.port(0);
-        Pace::default().wait(&port, || worker.death().is_some());
-        if worker.death().is_some() {
-            return Err(Gone);
-        }
-        Ok(port.get64(word::RESULT))
+        let mut thread = SeccompThread::new(shared, worker, 0, tid);
+        thread.docked = Some(docked);
+        thread
     }
 
     /// The worker that this thread runs in.
@@ -163,10 +161,7 @@ impl SeccompThread {
     }
 
     fn put_order(&self, number: u64, args: [u64; 6]) {
-        self.port.set64(word::ORDER, number);
-        for (index, value) in args.into_iter().enumerate() {
-            self.port.set64(word::ORDER + 8 + index * 8, value);
-        }
+        put_order(&self.port, number, args);
     }
 
     fn next_trap(&mut self) -> Trap {
@@ -342,6 +337,10 @@ impl Thread for SeccompThread {
         self.order_memory(call)
     }
 
+    fn load(&mut self, calls: &[MemoryCall]) -> Result<Result<(), Errno>, Gone> {
+        self.order_batch(calls)
+    }
+
     fn spawn_thread(&mut self, edit: &mut dyn FnMut(&mut Regs)) -> Result<Box<dyn Thread>, ForkError> {
         Ok(Box::new(self.spawn(edit)?))
     }
@@ -376,6 +375,14 @@ impl Thread for SeccompThread {
 
     fn retire(self: Box<Self>) {
         self.leave();
+    }
+}
+
+/// Lays down the call that an action speaks of.
+fn put_order(port: &Port, number: u64, args: [u64; 6]) {
+    port.set64(word::ORDER, number);
+    for (index, value) in args.into_iter().enumerate() {
+        port.set64(word::ORDER + 8 + index * 8, value);
     }
 }
 

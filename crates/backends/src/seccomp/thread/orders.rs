@@ -3,14 +3,16 @@
 use std::sync::atomic::Ordering;
 
 use coracle_abi::Errno;
-use coracle_abi::port::{VDSO_SIZE, action, word};
-use coracle_platform::{Gone, MapSource, MemoryCall};
+use coracle_abi::port::{BATCH_MAX, CALL_SIZE, VDSO_SIZE, action, kind, word};
+use coracle_platform::{Gone, MapSource, MemoryCall, Space};
 
 use super::super::notify::Expected;
-use super::SeccompThread;
+use super::{At, SeccompThread};
 
 /// Descriptors a worker may hold for mapping before the oldest uses are forgotten.
 const FILES_MAX: usize = 64;
+/// The number that the first file of a batch has in the worker. 0 is the filter's listener there.
+const FIRST_FILE: u32 = 3;
 
 impl SeccompThread {
     /// Every thread of the worker has executed a serialising instruction when this returns.
@@ -61,6 +63,56 @@ impl SeccompThread {
         self.leave_site();
         self.put_order(number, args);
         Ok(action::ORDER_RETURN)
+    }
+
+    /// Calls for a docked worker travel with the files that they name; any other makes them one by one.
+    pub(super) fn order_batch(&mut self, calls: &[MemoryCall]) -> Result<Result<(), Errno>, Gone> {
+        let files = sources(calls);
+        let docked = self.docked.take_if(|_| calls.len() + files.len() <= BATCH_MAX);
+        let Some(docked) = docked else {
+            for call in calls {
+                if let Err(errno) = self.order_memory(call)? {
+                    return Ok(Err(errno));
+                }
+            }
+            files.iter().for_each(|source| self.worker.forget_file(source.key));
+            return Ok(Ok(()));
+        };
+        let number = |source: &MapSource| files.iter().position(|known| known.key == source.key);
+        for (index, call) in calls.iter().enumerate() {
+            self.note_vdso(call);
+            let (name, mut args) = encode(call);
+            if let MemoryCall::MapFile { file, .. } = call
+                && let Some(at) = number(file)
+            {
+                args[4] = u64::from(FIRST_FILE) + at as u64;
+            }
+            self.put_batch(index, name, args);
+        }
+        for at in 0..files.len() {
+            let close = [u64::from(FIRST_FILE) + at as u64, 0, 0, 0, 0, 0];
+            self.put_batch(calls.len() + at, libc::SYS_close as u64, close);
+        }
+        self.port.set32(word::BATCH_COUNT, (calls.len() + files.len()) as u32);
+        let files: Vec<_> = files.iter().map(|source| source.file.clone()).collect();
+        if !self.shared.notifier.undock(docked, &files, FIRST_FILE) {
+            return Err(Gone);
+        }
+        match self.wait()? {
+            kind::READY => {
+                self.at = At::Start { ready: true };
+                Ok(Errno::check(self.port.get64(word::RESULT)).map(|_| ()))
+            }
+            _ => self.lied("did not get ready"),
+        }
+    }
+
+    fn put_batch(&self, index: usize, number: u64, args: [u64; 6]) {
+        let at = word::BATCH + index * CALL_SIZE;
+        self.port.set64(at, number);
+        for (index, value) in args.into_iter().enumerate() {
+            self.port.set64(at + 8 + index * 8, value);
+        }
     }
 
     pub(super) fn order_exchange(&mut self, address: u64, old: u32, new: u32) -> Result<Result<u32, Errno>, Gone> {
@@ -176,6 +228,19 @@ impl SeccompThread {
             self.worker.sites.lock().forget(*address, *len);
         }
     }
+}
+
+/// The different files among the calls.
+fn sources(calls: &[MemoryCall]) -> Vec<MapSource> {
+    let mut files: Vec<MapSource> = Vec::new();
+    for call in calls {
+        if let MemoryCall::MapFile { file, .. } = call
+            && files.iter().all(|known| known.key != file.key)
+        {
+            files.push(file.clone());
+        }
+    }
+    files
 }
 
 fn encode(call: &MemoryCall) -> (u64, [u64; 6]) {
