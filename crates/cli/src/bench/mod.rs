@@ -6,6 +6,7 @@
 
 mod crossings;
 mod guest;
+mod idle;
 mod launch;
 mod machine;
 mod measure;
@@ -63,12 +64,14 @@ Examples:
   coracle bench --rows getpid,null_port,null_trap
   coracle bench --json today.json --peers
   coracle bench waiting                           how waiting sides should wait
-  coracle bench crossings --plot crossings.svg    entering and leaving, from a function call to ptrace";
+  coracle bench crossings --plot crossings.svg    entering and leaving, from a function call to ptrace
+  coracle bench idle                              what a sandbox at rest holds";
 
 #[derive(Debug, Subcommand)]
 enum Experiment {
     Waiting(waiting::WaitingArgs),
     Crossings(crossings::CrossingsArgs),
+    Idle(idle::IdleArgs),
 }
 
 /// Why no figures can be given.
@@ -78,6 +81,8 @@ enum BenchError {
     NoSuchRow(String),
     #[error(transparent)]
     Guest(#[from] guest::GuestError),
+    #[error("{what}: {source}")]
+    Idle { what: &'static str, source: std::io::Error },
     #[error("cannot write {}: {source}", .path.display())]
     Json { path: PathBuf, source: std::io::Error },
 }
@@ -86,6 +91,7 @@ pub fn run(args: BenchArgs) -> ExitCode {
     let done = match args.experiment {
         Some(Experiment::Waiting(args)) => waiting::run(args),
         Some(Experiment::Crossings(args)) => crossings::run(args),
+        Some(Experiment::Idle(args)) => idle::run(args),
         None if args.list => {
             table::list();
             Ok(true)
