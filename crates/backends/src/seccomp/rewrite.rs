@@ -56,6 +56,8 @@ const REACH: u64 = 1 << 30;
 pub struct Sites {
     /// Sites that are left alone, by address of the `syscall`.
     refused: HashSet<u64>,
+    /// Sites that some thread's kernel thread is rewriting just now: two at once would mix their bytes.
+    busy: HashSet<u64>,
     /// By address of the site.
     sites: HashMap<u64, Site>,
     /// By address of the trampoline.
@@ -163,7 +165,10 @@ pub fn shown(thread: &mut SeccompThread, rip: u64, number: u64) -> Result<(), Go
         return Ok(());
     }
     let known = {
-        let sites = worker.sites.lock();
+        let mut sites = worker.sites.lock();
+        if !sites.busy.insert(site) {
+            return Ok(());
+        }
         let area = sites.areas.iter().any(|area| site.wrapping_sub(area.start) < AREA);
         area || sites.refused.contains(&site) || sites.sites.contains_key(&site)
     };
@@ -172,8 +177,10 @@ pub fn shown(thread: &mut SeccompThread, rip: u64, number: u64) -> Result<(), Go
             Some(plan) => rewrite(thread, &worker, site, &plan)?,
             None => false,
         };
+    let mut sites = worker.sites.lock();
+    sites.busy.remove(&site);
     if !rewritten {
-        worker.sites.lock().refused.insert(site);
+        sites.refused.insert(site);
         thread.mark_cold(rip);
     }
     Ok(())
