@@ -113,7 +113,7 @@ impl World {
             errno: Errno::EAGAIN,
             reason: format!("no worker can be started: {error}"),
         })?;
-        startup::step("worker cloned from the zygote");
+        startup::step("fresh worker docked");
         let task = self.make_task(&init, &spawn, number.get(), thread.control(), AddressSpace::new(space.clone()));
         let built = task.find_in_path(spawn).and_then(|program| {
             startup::step("program found and read");
