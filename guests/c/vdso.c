@@ -1,7 +1,6 @@
 /*
  * The vDSO as a program sees it: its functions and theirs as system calls, what may be done to its memory.
  * build: dynamic static
- * fails: clocks system calls ask the host for the coarse clocks
  */
 #include "fixture.h"
 #include "vdso.h"
