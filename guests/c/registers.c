@@ -74,6 +74,7 @@ __asm__(".text\n"
 	"	NUMBERED mprotect, 10\n	NUMBERED futex, 202\n	NUMBERED sigprocmask, 14\n	NUMBERED fstat, 5\n"
 	"	NUMBERED clock_gettime, 228\n	NUMBERED pread, 17\n	NUMBERED close, 3\n	NUMBERED uname, 63\n"
 	"	NUMBERED lseek, 8\n	NUMBERED openat, 257\n	NUMBERED poll, 7\n	NUMBERED nanosleep, 35\n"
+	"	NUMBERED getaffinity, 204\n"
 	/* glibc's read: xor %eax,%eax keeps no flags, so the flags under test are set by it. */
 	".globl site_read\nsite_read:\n	LOAD\n	xor %eax, %eax\n	syscall\n	STORE\n");
 
@@ -81,7 +82,7 @@ void site_plain(void);
 #define NAMES(X)                                                                                              \
 	X(getpid) X(gettid) X(getppid) X(getuid) X(getpriority) X(write) X(sched_yield) X(madvise) X(mprotect)    \
 	X(futex) X(sigprocmask) X(fstat) X(clock_gettime) X(pread) X(close) X(uname) X(lseek) X(openat) X(poll)   \
-	X(nanosleep) X(read)
+	X(nanosleep) X(read) X(getaffinity)
 #define DECLARE(n) void site_##n(void);
 NAMES(DECLARE)
 
@@ -195,6 +196,17 @@ CASE(identity)
 	LOOP(getppid, 0, true, ROUNDS);
 	LOOP(getuid, 0, true, ROUNDS);
 	LOOP(uname, 0, true, ROUNDS, ADDRESS(name));
+	say("%s", name);
+	LOOP(uname, 0, true, ROUNDS, 8);
+	LOOP(uname, 0, true, ROUNDS, -8ul);
+	LOOP(uname, 0, true, ROUNDS, 0x7fffffffe000);
+	LOOP(getaffinity, 0, true, ROUNDS, 0, 128, ADDRESS(name));
+	LOOP(getaffinity, 0, true, ROUNDS, gettid(), 128, ADDRESS(name));
+	LOOP(getaffinity, 0, true, ROUNDS, 0, 127, ADDRESS(name));
+	LOOP(getaffinity, 0, true, ROUNDS, 0, 0, ADDRESS(name));
+	LOOP(getaffinity, 0, true, ROUNDS, -1, 128, ADDRESS(name));
+	LOOP(getaffinity, 0, true, ROUNDS, 0, 128, 8);
+	LOOP(getaffinity, 0, true, ROUNDS, 0x100000000, 128, ADDRESS(name));
 	LOOP(plain, SYS_getpid, true, ROUNDS);
 	LOOP(plain, SYS_getegid, true, ROUNDS);
 }
@@ -246,6 +258,46 @@ CASE(kernel)
 	LOOP(plain, SYS_getpriority, true, ROUNDS, 0, 0);
 	LOOP(plain, 9999, true, ROUNDS, 1, 2, 3, 4, 5, 6);
 	LOOP(plain, -1, true, 300, 1, 2, 3, 4, 5, 6);
+}
+
+/* Inputs and outputs of every short length: what is not copied stays as it was. */
+CASE(lengths)
+{
+	static unsigned char text[120], buffer[120];
+	int file, copy;
+
+	start();
+	for (int i = 0; i < 120; i++)
+		text[i] = i + 1;
+	file = open("lengths", O_RDWR | O_CREAT | O_TRUNC, 0600);
+	copy = open("copy", O_RDWR | O_CREAT | O_TRUNC, 0600);
+	if (write(file, text, sizeof(text)) != sizeof(text))
+		say("short write");
+	for (int n = 0; n <= 100; n++) {
+		int wrong = 0;
+
+		memset(buffer, 0, sizeof(buffer));
+		bad = 0;
+		for (int i = 0; i < 40; i++) {
+			prepare((const uint64_t[6]){ file, ADDRESS(buffer + 3), n, 5 }, rnd() & 0xcd5);
+			site_pread();
+			check("pread", i, true);
+		}
+		for (int i = 0; i < 120; i++)
+			wrong += buffer[i] != (i < 3 || i >= 3 + n ? 0 : i + 3);
+		lseek(copy, 0, SEEK_SET);
+		for (int i = 0; i < 10; i++) {
+			lseek(copy, 0, SEEK_SET);
+			prepare((const uint64_t[6]){ copy, ADDRESS(text + 7), n }, rnd() & 0xcd5);
+			site_write();
+			check("write", i, true);
+		}
+		memset(buffer, 0, sizeof(buffer));
+		wrong += pread(copy, buffer, sizeof(buffer), 0) != n || memcmp(buffer, text + 7, n);
+		if (bad || wrong)
+			say("%d bytes: %u registers changed, %d bytes wrong", n, bad, wrong);
+	}
+	say("done");
 }
 
 CASE(clock)

@@ -407,6 +407,54 @@ static void *tid_of(void *a)
 	return NULL;
 }
 
+static volatile pid_t watcher;
+
+/* Asks for its own mask until it is one CPU: a cached answer must follow what another thread does. */
+static void *watch_affinity(void *a)
+{
+	cpu_set_t s;
+	struct timespec until;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += 20;
+	for (;;) {
+		struct timespec now;
+
+		CPU_ZERO(&s);
+		if (syscall(SYS_sched_getaffinity, 0, sizeof(s), &s) > 0 && CPU_COUNT(&s) == 1)
+			return a;
+		watcher = gettid();
+		clock_gettime(CLOCK_MONOTONIC, &now);
+		if (now.tv_sec > until.tv_sec)
+			return NULL;
+	}
+}
+
+CASE(affinity)
+{
+	pthread_t t;
+	cpu_set_t s, one, now;
+	void *seen = NULL;
+
+	V(sched_getaffinity(0, sizeof(s), &s));
+	CPU_ZERO(&one);
+	for (int i = 0; i < CPU_SETSIZE && CPU_COUNT(&one) == 0; i++)
+		if (CPU_ISSET(i, &s))
+			CPU_SET(i, &one);
+	pthread_create(&t, NULL, watch_affinity, &word);
+	while (!watcher)
+		sched_yield();
+	V(sched_setaffinity(watcher, sizeof(one), &one));
+	pthread_join(t, &seen);
+	IS(seen == &word || CPU_COUNT(&s) == 1);
+	for (int i = 0; i < 1000; i++)
+		if (sched_setaffinity(0, sizeof(s), i % 2 ? &s : &one) || sched_getaffinity(0, sizeof(now), &now) ||
+			!CPU_EQUAL(&now, i % 2 ? &s : &one))
+			say("round %d", i);
+	V(sched_setaffinity(0, sizeof(one), &one));
+	CHILD("inherited", _exit(sched_getaffinity(0, sizeof(s), &s) || CPU_COUNT(&s) != 1));
+}
+
 CASE(tids)
 {
 	pid_t t1 = 0;

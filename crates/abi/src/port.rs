@@ -33,105 +33,140 @@ pub const NOTIFY_CALL: u32 = 0x1000;
 pub const INTERRUPT_SIGNAL: i32 = 10;
 
 /// Offsets of words in a port.
+///
+/// What a call costs is how often a cache line changes hands between two processors, at about 25 ns each. So each
+/// line (64 bytes) belongs to one of: the exchange, the guest, the kernel; and a side stores to a line that the
+/// other one reads only when the value changes. A call without memory operands moves the exchange alone, once each
+/// way.
 pub mod word {
-    /// u32: [`super::POSTED`] or [`super::REPLIED`].
+    // The exchange: written by the guest with a request, by the kernel with the reply.
+    /// u32: see [`super::request`] and [`super::reply`].
     pub const STATE: usize = 0x00;
-    /// u32: the kernel's thread sleeps on `STATE`.
-    pub const KERNEL_SLEEPS: usize = 0x04;
-    /// u32: the guest's thread sleeps on `STATE`.
-    pub const GUEST_SLEEPS: usize = 0x08;
-    /// u32: how many rounds the guest may spin for a reply.
-    pub const SPIN: usize = 0x0c;
-    /// u32: [`super::kind`].
-    pub const KIND: usize = 0x10;
-    /// u32: flags saved by the fast path: AH as LAHF stores it, AL the overflow flag.
-    pub const FLAGS: usize = 0x14;
-    pub const NUMBER: usize = 0x18;
+    /// u32: number of the call.
+    pub const NUMBER: usize = 0x04;
     /// Six u64.
-    pub const ARGS: usize = 0x20;
-    /// u64: address of the `ucontext` in the signal stack.
-    pub const FRAME: usize = 0x50;
-    /// u64: address of the `siginfo`.
-    pub const INFO: usize = 0x58;
-    /// u64: result of the call.
-    pub const RESULT: usize = 0x60;
-    /// u32: [`super::action`].
-    pub const ACTION: usize = 0x68;
-    /// u32: signal number of a fault.
-    pub const SIGNAL: usize = 0x6c;
+    pub const ARGS: usize = 0x08;
+    /// u64: result of the call, or of an order.
+    pub const RESULT: usize = 0x38;
+
+    // The guest's own; none of the kernel's business.
     /// u64: where the fast path returns to.
-    pub const RETURN: usize = 0x70;
-    /// u32.
-    pub const MAGIC: usize = 0x78;
+    pub const RETURN: usize = 0x40;
+    /// u64: where an interrupted crossing goes on in the program.
+    pub const HOME: usize = 0x48;
+    /// u64: a trapped call goes on through the fast path; it was made before this address.
+    pub const SITE: usize = 0x50;
+    /// u32: flags saved by the fast path: AH as LAHF stores it, AL the overflow flag.
+    pub const FLAGS: usize = 0x58;
+    /// u32: the next trapped call is to be posted with its frame, whatever it is.
+    pub const FORCE_TRAP: usize = 0x5c;
+    /// Number (u32) and result (u64) of a call that lanes 1 and 2 serve, and two arguments that lane 1 loses.
+    pub const LOCAL_NUMBER: usize = 0x60;
+    pub const LOCAL_VERSION: usize = 0x64;
+    pub const LOCAL_RESULT: usize = 0x68;
+    pub const LOCAL_RDI: usize = 0x70;
+    pub const LOCAL_RSI: usize = 0x78;
+
+    // The kernel's, read by the guest in every call.
+    /// u32: the kernel's thread sleeps on `STATE`.
+    pub const KERNEL_SLEEPS: usize = 0x80;
+    /// u32: how many rounds the guest may spin for a reply.
+    pub const SPIN: usize = 0x84;
+    /// u32: CPU on which the kernel's thread last ran.
+    pub const KERNEL_CPU: usize = 0x88;
+    /// u32: interrupts asked for.
+    pub const INTERRUPT_ASKED: usize = 0x8c;
+    /// u32: interrupts served.
+    pub const INTERRUPT_DONE: usize = 0x90;
+    /// u32
+    pub const MAGIC: usize = 0x94;
     /// u32: `RDPID` may be used.
-    pub const HAS_RDPID: usize = 0x7c;
-    /// u32: interrupts asked for (written by the kernel only).
-    pub const INTERRUPT_ASKED: usize = 0x80;
-    /// u32: interrupts served (written by the kernel only).
-    pub const INTERRUPT_DONE: usize = 0x84;
-    /// u32: CPU number each side last ran on.
-    pub const GUEST_CPU: usize = 0x88;
-    pub const KERNEL_CPU: usize = 0x8c;
-    /// u64: segment bases as found in, or to be set from, a handler.
-    pub const FS_BASE: usize = 0x90;
-    pub const GS_BASE: usize = 0x98;
+    pub const HAS_RDPID: usize = 0x98;
     /// u64: the port's own address.
     pub const SELF: usize = 0xa0;
-    /// u32: host thread id, written and cleared by the host.
-    pub const HOST_TID: usize = 0xa8;
-    /// u32: the call of a lane 2 interruption, plus one; 0 if none.
-    pub const INTERRUPTED_CALL: usize = 0xac;
-    /// u64: time stamp counter when a sleeping kernel thread was woken.
-    pub const STAMP: usize = 0xb0;
     /// u32 each: what identity calls answer.
-    pub const PID: usize = 0xc0;
-    pub const TID: usize = 0xc4;
-    pub const PPID: usize = 0xc8;
-    pub const UID: usize = 0xcc;
-    pub const EUID: usize = 0xd0;
-    pub const GID: usize = 0xd4;
-    pub const EGID: usize = 0xd8;
-    /// u64 each: calls by lane.
-    pub const LANE1: usize = 0xe0;
-    pub const LANE2: usize = 0xe8;
-    pub const LANE3: usize = 0xf0;
-    pub const LANE4: usize = 0xf8;
-    /// u64: bytes the guest staged.
-    pub const STAGED: usize = 0x100;
-    /// One staged input: u64 guest address, u32 length (0: none).
-    pub const IN_ADDRESS: usize = 0x108;
-    pub const IN_LENGTH: usize = 0x110;
-    /// u32: number of outputs in the reply, then u64 guest address, u32 offset in the port, u32 length each.
-    pub const OUT_COUNT: usize = 0x118;
-    pub const OUT: usize = 0x120;
+    pub const PID: usize = 0xa8;
+    pub const TID: usize = 0xac;
+    pub const PPID: usize = 0xb0;
+    pub const UID: usize = 0xb4;
+    pub const EUID: usize = 0xb8;
+    pub const GID: usize = 0xbc;
+
+    // The guest's, read by the kernel in every call.
+    /// u32: the guest's thread sleeps on `STATE`.
+    pub const GUEST_SLEEPS: usize = 0xc0;
+    /// u32: CPU on which the guest's thread last ran.
+    pub const GUEST_CPU: usize = 0xc4;
+    /// u64: time stamp counter when a sleeping kernel thread was woken.
+    pub const STAMP: usize = 0xc8;
+
+    // With requests by handlers.
+    /// u64: address of the `ucontext` in the signal stack.
+    pub const FRAME: usize = 0x100;
+    /// u64: address of the `siginfo`.
+    pub const INFO: usize = 0x108;
+    /// u64: segment bases as found in, or to be set from, a handler.
+    pub const FS_BASE: usize = 0x110;
+    pub const GS_BASE: usize = 0x118;
+    /// u32: signal number of a fault.
+    pub const SIGNAL: usize = 0x120;
+    /// u32: the call of a lane 2 interruption, plus one; 0 if none.
+    pub const INTERRUPTED_CALL: usize = 0x124;
+    /// u32: size of the extended state that `XSAVE` writes; 0 if the shim is not to make frames itself.
+    pub const XSAVE_SIZE: usize = 0x128;
+    /// u64: which features that is.
+    pub const XSAVE_FEATURES: usize = 0x130;
+    /// u32, first worker only: 1 plus the number of the filter's listener, or [`super::UNCONFINED`].
+    pub const CONFINED: usize = 0x138;
+    /// u32: a new address space waits, in a notifying call, for the program that it is to load.
+    pub const DOCK: usize = 0x13c;
+    /// u32: number of calls in `BATCH`, each laid out as `ORDER`.
+    pub const BATCH_COUNT: usize = 0x140;
+
+    // With orders.
     /// The call that an action tells the guest's thread to make: u64 number, six u64 arguments.
     pub const ORDER: usize = 0x180;
     /// u64: argument of a notifying call: 0, or the cookie of a new address space.
-    pub const COOKIE: usize = 0x1c0;
-    /// u64: where an interrupted crossing goes on in the program.
-    pub const HOME: usize = 0x1f8;
+    pub const COOKIE: usize = 0x1b8;
     /// u64: address of the frame that a new thread starts from.
     pub const START_FRAME: usize = 0x1c8;
     /// u64 each: address, expected and new value, shared by the guarded operations.
     pub const GUARDED: usize = 0x1d0;
     /// u32: a descriptor to close before the next order, plus one; 0 if none.
     pub const CLOSE: usize = 0x1f0;
-    /// u64: a trapped call goes on through the fast path; it was made before this address.
-    pub const SITE: usize = 0x200;
-    /// u32: the next trapped call is to be posted with its frame, whatever it is.
-    pub const FORCE_TRAP: usize = 0x208;
-    /// u32: size of the extended state that `XSAVE` writes; 0 if the shim is not to make frames itself.
-    pub const XSAVE_SIZE: usize = 0x20c;
-    /// u64: which features that is.
-    pub const XSAVE_FEATURES: usize = 0x210;
-    /// u32, first worker only: 1 plus the number of the filter's listener, or [`super::UNCONFINED`].
-    pub const CONFINED: usize = 0x218;
-    /// u32: a new address space waits, in a notifying call, for the program that it is to load.
-    pub const DOCK: usize = 0x21c;
-    /// u32: number of calls in `BATCH`, each laid out as `ORDER`.
-    pub const BATCH_COUNT: usize = 0x220;
+    /// u32: host thread id, written and cleared by the host.
+    pub const HOST_TID: usize = 0x1f4;
+
+    // The guest's counters.
+    /// u64 each: calls by lane.
+    pub const LANE1: usize = 0x200;
+    pub const LANE2: usize = 0x208;
+    pub const LANE3: usize = 0x210;
+    pub const LANE4: usize = 0x218;
+    /// u64: bytes the guest staged.
+    pub const STAGED: usize = 0x220;
+
+    // The kernel's, for lane 1.
+    /// u32, as `PID`.
+    pub const EGID: usize = 0x240;
+    /// u32: odd while the two answers below change, and even but another number afterwards.
+    pub const VERSION: usize = 0x244;
+    /// u32: length of the answer to `sched_getaffinity` for the thread itself; 0 if the kernel answers.
+    pub const AFFINITY_LEN: usize = 0x248;
+    /// u32: `uname` is answered.
+    pub const HAS_UNAME: usize = 0x24c;
+    /// The mask, [`super::AFFINITY_MAX`] bytes.
+    pub const AFFINITY: usize = 0x280;
     /// [`super::HEAT_SLOTS`] u64: address behind a site, and in the upper 16 bits how often it has trapped.
     pub const HEAT: usize = 0x400;
+    /// `struct new_utsname`.
+    pub const UNAME: usize = 0x600;
+
+    // With replies. A short first output lies in the line of its entry.
+    /// Where the outputs of a reply go: u64 guest address, u32 offset in the port, u32 length each, downwards.
+    pub const OUT: usize = 0xfc0;
+    /// Room for a short first output.
+    pub const STAGE_SHORT: usize = 0xfd0;
     /// 512 u64: where the fast path goes for each call number.
     pub const TABLE: usize = 0x1000;
     /// Staged input.
@@ -144,6 +179,11 @@ pub mod word {
     pub const STACK: usize = 0x8000;
 }
 
+/// Size of `struct new_utsname` (include/uapi/linux/utsname.h).
+pub const UNAME_SIZE: usize = 390;
+/// Longest mask of CPUs that lane 1 answers.
+pub const AFFINITY_MAX: usize = 128;
+
 /// Sites whose traps a thread counts, each in the slot that its address falls into.
 pub const HEAT_SLOTS: u64 = 64;
 /// A site that trapped so often is shown to the kernel, which may rewrite it …
@@ -155,6 +195,7 @@ pub const COLD: u64 = 0xffff;
 pub const OUT_MAX: usize = 4;
 /// Sizes of the staging areas.
 pub const STAGE_IN_SIZE: usize = 0x2000;
+pub const STAGE_SHORT_SIZE: usize = 0x30;
 pub const STAGE_OUT_SIZE: usize = 0x4000;
 
 /// Most calls in a batch, and the size of one.
@@ -163,11 +204,33 @@ pub const CALL_SIZE: usize = 56;
 /// Value of [`word::CONFINED`] when the filter was refused; `RESULT` says why.
 pub const UNCONFINED: u32 = u32::MAX;
 
-/// Values of [`word::STATE`].
+/// The low byte of [`word::STATE`].
 pub const POSTED: u32 = 1;
 pub const REPLIED: u32 = 2;
+pub const TURN: u32 = 0xff;
 
-/// Values of [`word::KIND`].
+/// The rest of [`word::STATE`] with [`POSTED`].
+pub mod request {
+    /// Where the [`super::kind`] lies.
+    pub const KIND_SHIFT: u32 = 8;
+    pub const KIND_MASK: u32 = 0xf;
+    /// The bytes at the second argument are staged, not those at the first.
+    pub const STAGED_SECOND: u32 = 1 << 12;
+    /// The call was trapped and sent on through the fast path.
+    pub const TRAPPED: u32 = 1 << 13;
+    /// How many bytes are staged.
+    pub const LENGTH_SHIFT: u32 = 16;
+}
+
+/// The rest of [`word::STATE`] with [`REPLIED`].
+pub mod reply {
+    /// Where the [`super::action`] lies, a byte.
+    pub const ACTION_SHIFT: u32 = 8;
+    /// How many outputs there are.
+    pub const OUTPUTS_SHIFT: u32 = 16;
+}
+
+/// What a request is.
 pub mod kind {
     /// A new thread waits for its first orders.
     pub const READY: u32 = 1;
@@ -183,7 +246,7 @@ pub mod kind {
     pub const DONE: u32 = 6;
 }
 
-/// Values of [`word::ACTION`].
+/// What a reply says to do.
 pub mod action {
     /// The call's result is in `RESULT`; go on.
     pub const RETURN: u32 = 0;

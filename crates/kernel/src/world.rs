@@ -135,7 +135,7 @@ impl World {
             end_turn: Mutex::new(0),
             end_changed: Condvar::new(),
             stats: Stats {
-                calls: (0..512).map(|_| AtomicU64::new(0)).collect(),
+                calls: (0..crate::task::CALLS).map(|_| AtomicU64::new(0)).collect(),
                 unknown: (0..512).map(|_| AtomicBool::new(false)).collect(),
                 lanes: Mutex::default(),
                 forks: AtomicU64::new(0),

@@ -255,6 +255,9 @@ pub trait ThreadControl: Send + Sync {
     /// Publishes what the thread may answer without the kernel.
     fn publish(&self, identity: &Identity);
 
+    /// Likewise, what it may answer from memory. Two threads never publish for the same one at once.
+    fn publish_answers(&self, _answers: &Answers) {}
+
     /// CPU time that the thread has used: user, system.
     fn cpu_time(&self) -> (Duration, Duration);
 
@@ -296,6 +299,15 @@ pub struct Identity {
     pub egid: u32,
     /// Calls that the thread may answer or execute itself at all. Off while it is traced or filtered.
     pub short_cuts: bool,
+}
+
+/// What calls answer that fill a structure.
+#[derive(Clone, Debug)]
+pub struct Answers {
+    /// `struct new_utsname`.
+    pub uname: [u8; 390],
+    /// The mask that `sched_getaffinity` gives for the thread itself.
+    pub affinity: Vec<u8>,
 }
 
 /// Why guest code stopped.

@@ -15,6 +15,8 @@
 //! | `lane1_begin` | `lane1_end` | the same |
 //! | `fast_posted` | `fast_return`, and `copy_failed` to `act_trap` | if there is a reply, `RETURN` becomes `landing`; else nothing, the kernel sees the request |
 //! | `fast_return` | `fast_end` | RCX becomes `landing` |
+//! | `local_begin` | `local_return` | goes to `local_undo` |
+//! | `local_return` | `local_end` | RCX becomes `landing` |
 //! | `lane2_begin` | `lane2_after` | goes to `lane2_undo` |
 //! | `lane2_after` | `lane2_return` | `RETURN` becomes `landing` |
 //! | `lane2_return` | `lane2_end` | RCX becomes `landing` |
@@ -82,24 +84,142 @@ lane1_end:
     /* Copies RCX bytes from RSI to RDI upwards. The guest's direction flag may say otherwise and must stay as it
        is: a first load shows which way it points. Loses RAX and R11. */
     .macro copy
+    cmp $16, %rcx
+    ja .Llong\@
+    cmp $8, %ecx
+    jae .Leight\@
+    cmp $4, %ecx
+    jae .Lfour\@
+    test %ecx, %ecx
+    jz .Ldone\@
+.Lbyte\@:
+    movzbl (%rsi), %eax
+    mov %al, (%rdi)
+    inc %rsi
+    inc %rdi
+    dec %ecx
+    jnz .Lbyte\@
+    jmp .Ldone\@
+.Lfour\@:
+    mov (%rsi), %eax
+    mov -4(%rsi,%rcx), %r11d
+    mov %eax, (%rdi)
+    mov %r11d, -4(%rdi,%rcx)
+    jmp .Ldone\@
+.Leight\@:
+    mov (%rsi), %rax
+    mov -8(%rsi,%rcx), %r11
+    mov %rax, (%rdi)
+    mov %r11, -8(%rdi,%rcx)
+    jmp .Ldone\@
+.Llong\@:
     mov %rsi, %r11
     lodsb
     cmp %r11, %rsi
     mov %r11, %rsi
-    ja 1f
+    ja .Lupwards\@
     cld
     rep movsb
     std
-    jmp 2f
-1:  rep movsb
-2:
+    jmp .Ldone\@
+.Lupwards\@:
+    rep movsb
+.Ldone\@:
     .endm
+
+    /* Lane 1, answers in memory: `uname`, and `sched_getaffinity` of the thread itself. Whatever is unusual goes
+       to the kernel, bad addresses included. */
+    .macro local_save
+    mov %eax, %gs:{FLAGS}
+    mov %rcx, %gs:{RETURN}
+    mov %r11d, %gs:{LOCAL_NUMBER}
+    mov %rdi, %gs:{LOCAL_RDI}
+    mov %rsi, %gs:{LOCAL_RSI}
+    .endm
+
+    .globl lane1_uname, lane1_getaffinity
+    .p2align 5
+lane1_getaffinity:
+    local_save
+    jmp getaffinity
+    .p2align 5
+lane1_uname:
+    local_save
+    .globl local_begin, local_copy, local_return, local_end, local_undo
+local_begin:
+    mov %gs:{VERSION}, %eax
+    mov %eax, %gs:{LOCAL_VERSION}
+    cmpl $0, %gs:{HAS_UNAME}
+    je local_undo
+    movq $0, %gs:{LOCAL_RESULT}
+    mov $({UNAME}), %esi
+    mov ${UNAME_SIZE}, %ecx
+    jmp local_answer
+getaffinity:
+    mov %gs:{VERSION}, %eax
+    mov %eax, %gs:{LOCAL_VERSION}
+    test %edi, %edi
+    jz 1f
+    cmp %edi, %gs:{TID}
+    jne local_undo
+1:  mov %gs:{AFFINITY_LEN}, %ecx
+    mov %ecx, %eax
+    dec %eax
+    cmp ${AFFINITY_MAX}, %eax
+    jae local_undo
+    /* The length is an unsigned int, a multiple of eight, and holds all CPUs. */
+    cmp %ecx, %esi
+    jb local_undo
+    test $7, %esi
+    jnz local_undo
+    mov %rcx, %gs:{LOCAL_RESULT}
+    mov $({AFFINITY}), %esi
+    mov %rdx, %rdi
+local_answer:
+    /* An interrupt just before `local_begin` is seen here, a later one finds us within. */
+    mov %gs:{INTERRUPT_ASKED}, %eax
+    cmp %eax, %gs:{INTERRUPT_DONE}
+    jne local_undo
+    testl $1, %gs:{LOCAL_VERSION}
+    jnz local_undo
+    /* Below the shim? */
+    mov %gs:{SELF}, %rax
+    add %rax, %rsi
+    shr $32, %rax
+    lea (%rdi,%rcx), %r11
+    shr $32, %r11
+    cmp %rax, %r11
+    jae local_undo
+local_copy:
+    copy
+    mov %gs:{VERSION}, %eax
+    cmp %eax, %gs:{LOCAL_VERSION}
+    jne local_undo
+    incq %gs:{LANE1}
+    mov %gs:{LOCAL_RDI}, %rdi
+    mov %gs:{LOCAL_RSI}, %rsi
+    mov %gs:{FLAGS}, %eax
+    mov %gs:{RETURN}, %rcx
+local_return:
+    add $0x7f, %al
+    sahf
+    mov %gs:{LOCAL_RESULT}, %rax
+    jmp *%rcx
+local_end:
+local_undo:
+    movl $1, %gs:{FORCE_TRAP}
+    mov %gs:{LOCAL_RDI}, %rdi
+    mov %gs:{LOCAL_RSI}, %rsi
+    mov %gs:{FLAGS}, %eax
+    mov %gs:{RETURN}, %rcx
+    mov %gs:{LOCAL_NUMBER}, %r11d
+    jmp fast_foreign
 
     /* Lane 3: the call goes into the port. */
     .macro save
     mov %eax, %gs:{FLAGS}
     mov %rcx, %gs:{RETURN}
-    mov %r11, %gs:{NUMBER}
+    mov %r11d, %gs:{NUMBER}
     mov %rdi, %gs:{ARGS}
     mov %rsi, %gs:{ARGS}+8
     mov %rdx, %gs:{ARGS}+16
@@ -125,6 +245,7 @@ lane1_end:
     .p2align 5
 lane3_path1:
     save
+    mov ${POST_SECOND}, %r9d
     jmp stage_path
     /* A path in the first argument. */
     .globl lane3_path0
@@ -132,6 +253,7 @@ lane3_path1:
 lane3_path0:
     save
     mov %rdi, %rsi
+    mov ${POST}, %r9d
 stage_path:
     mov %gs:{SELF}, %rdi
     xor %ecx, %ecx
@@ -155,38 +277,48 @@ lane3_bytes1:
     cmp ${STAGE_IN_SIZE}, %rcx
     jae stage_failed
     mov %rdx, %rcx
+    mov ${POST_SECOND}, %r9d
     mov %gs:{SELF}, %rdi
     add ${STAGE_IN}, %rdi
     copy
     mov %rdx, %rcx
-    sub %rdx, %rsi
 stage_end:
 staged:
-    mov %rsi, %gs:{IN_ADDRESS}
-    mov %ecx, %gs:{IN_LENGTH}
     add %rcx, %gs:{STAGED}
+    shl ${LENGTH_SHIFT}, %ecx
+    or %r9d, %ecx
+    mov %ecx, %eax
     jmp post
-stage_failed:
-    movl $0, %gs:{IN_LENGTH}
-    jmp post
+trapped:
+    or ${TRAPPED}, %eax
+    movq $0, %gs:{SITE}
+    jmp 2f
 
     /* Nothing to take along. */
     .globl lane3
     .p2align 5
 lane3:
     save
-    movl $0, %gs:{IN_LENGTH}
+stage_failed:
+    mov ${POST}, %eax
 post:
-    cmpl $0, %gs:{HAS_RDPID}
+    mov %gs:{SITE}, %rcx
+    cmp %rcx, %gs:{RETURN}
+    je trapped
+    incq %gs:{LANE3}
+2:  cmpl $0, %gs:{HAS_RDPID}
     je 1f
     rdpid %rcx
     and $0xfff, %ecx
+    cmp %ecx, %gs:{GUEST_CPU}
+    je 1f
     mov %ecx, %gs:{GUEST_CPU}
-1:  movl ${FAST}, %gs:{KIND}
-    incq %gs:{LANE3}
-    mov ${POSTED}, %eax
-    xchg %eax, %gs:{STATE}
+    /* A plain store, right behind those of the arguments: they leave for the line together. A locked one would
+       come later, when the kernel, looking for it, had taken the line away. */
+1:  mov %eax, %gs:{STATE}
 fast_posted:
+    /* A fence: the request is seen before the look at who sleeps. */
+    lock addl $0, %gs:{FLAGS}
     cmpl $0, %gs:{KERNEL_SLEEPS}
     jne wake_kernel
 wait_reply:
@@ -194,21 +326,31 @@ wait_reply:
     cmp %ecx, %gs:{GUEST_CPU}
     je sleep_guest
     mov %gs:{SPIN}, %ecx
-    jmp 2f
-1:  pause
-    dec %ecx
-2:  cmpl ${REPLIED}, %gs:{STATE}
-    je replied
     test %ecx, %ecx
+    jz sleep_guest
+    /* The usual answer comes soon, but not at once; a look before that takes the line from the kernel, too. */
+    pause
+    pause
+    mov ${EAGER}, %edx
+1:  mov %gs:{STATE}, %eax
+    cmp ${REPLIED}, %al
+    je replied
+    dec %edx
     jnz 1b
+2:  pause
+    mov %gs:{STATE}, %eax
+    cmp ${REPLIED}, %al
+    je replied
+    dec %ecx
+    jnz 2b
 sleep_guest:
     mov $1, %eax
     xchg %eax, %gs:{GUEST_SLEEPS}
-1:  cmpl ${REPLIED}, %gs:{STATE}
+1:  mov %gs:{STATE}, %edx
+    cmp ${REPLIED}, %dl
     je woken
     mov %gs:{SELF}, %rdi
     xor %esi, %esi
-    mov ${POSTED}, %edx
     xor %r10d, %r10d
     mov $202, %eax
     syscall
@@ -217,27 +359,10 @@ futex_wait_fast:
     jmp 1b
 woken:
     movl $0, %gs:{GUEST_SLEEPS}
+    mov %edx, %eax
 replied:
-    cmpl $0, %gs:{ACTION}
-    jne act
-    mov %gs:{OUT_COUNT}, %r8d
-    test %r8d, %r8d
-    jz finish
-    /* Outputs: r9 is the entry, r8 counts down. */
-    mov %gs:{SELF}, %rdx
-    lea {OUT}(%rdx), %r9
-    .globl copy_begin, copy_end, copy_failed
-next_output:
-    mov (%r9), %rdi
-    mov 8(%r9), %esi
-    mov 12(%r9), %ecx
-    add %rdx, %rsi
-copy_begin:
-    copy
-copy_end:
-    add $16, %r9
-    dec %r8d
-    jnz next_output
+    cmp ${REPLIED}, %eax
+    jne more
 finish:
     restore
 fast_return:
@@ -247,8 +372,31 @@ fast_return:
     jmp *%rcx
 fast_end:
 
+    .globl copy_begin, copy_end, copy_failed
 copy_failed:
     movq $-14, %gs:{RESULT}
+    jmp finish
+
+    /* The reply, in EAX, has an action or outputs. */
+more:
+    test %ah, %ah
+    jnz act
+    shr ${OUTPUTS_SHIFT}, %eax
+    mov %eax, %r8d
+    mov %gs:{SELF}, %rdx
+    lea {OUT}(%rdx), %r9
+    /* Outputs: R9 is the entry, R8 counts down. */
+next_output:
+    mov (%r9), %rdi
+    mov 8(%r9), %esi
+    mov 12(%r9), %ecx
+    add %rdx, %rsi
+copy_begin:
+    copy
+copy_end:
+    sub $16, %r9
+    dec %r8d
+    jnz next_output
     jmp finish
 
 wake_kernel:
@@ -265,7 +413,7 @@ futex_wake_fast:
     jmp wait_reply
 
 act:
-    cmpl ${ACT_TRAP}, %gs:{ACTION}
+    cmp ${ACT_TRAP}, %ah
     je act_trap
     /* A memory call whose result is the call's. */
     mov %gs:{SELF}, %rcx
@@ -286,7 +434,7 @@ act_trap:
     jne freeze
     movl $1, %gs:{FORCE_TRAP}
     restore
-    mov %gs:{NUMBER}, %r11
+    mov %gs:{NUMBER}, %r11d
     jmp fast_foreign
 
     /* Lane 2: the host's system call, in the guest's own thread. */
@@ -295,7 +443,7 @@ act_trap:
 lane2:
     mov %eax, %gs:{FLAGS}
     mov %rcx, %gs:{RETURN}
-    mov %r11, %gs:{NUMBER}
+    mov %r11d, %gs:{LOCAL_NUMBER}
 lane2_begin:
     incq %gs:{LANE2}
     mov %gs:{INTERRUPT_ASKED}, %eax
@@ -304,20 +452,20 @@ lane2_begin:
     mov %r11, %rax
     syscall
 lane2_after:
-    mov %rax, %gs:{RESULT}
+    mov %rax, %gs:{LOCAL_RESULT}
     mov %gs:{FLAGS}, %eax
     mov %gs:{RETURN}, %rcx
 lane2_return:
     add $0x7f, %al
     sahf
-    mov %gs:{RESULT}, %rax
+    mov %gs:{LOCAL_RESULT}, %rax
     jmp *%rcx
 lane2_end:
 lane2_undo:
     movl $1, %gs:{FORCE_TRAP}
     mov %gs:{FLAGS}, %eax
     mov %gs:{RETURN}, %rcx
-    mov %gs:{NUMBER}, %r11
+    mov %gs:{LOCAL_NUMBER}, %r11d
     jmp fast_foreign
 
     /* mmap: lane 2 if anonymous (MAP_ANONYMOUS without MAP_LOCKED, MAP_HUGETLB, MAP_GROWSDOWN, MAP_SYNC). */
@@ -525,9 +673,13 @@ signal_entry:
     magic = const port::MAGIC,
     PATH_LIMIT = const 1024,
     STAGE_IN_SIZE = const port::STAGE_IN_SIZE,
-    FAST = const port::kind::FAST,
-    POSTED = const port::POSTED,
+    POST = const POST,
+    POST_SECOND = const POST | port::request::STAGED_SECOND,
+    TRAPPED = const port::request::TRAPPED,
+    LENGTH_SHIFT = const port::request::LENGTH_SHIFT,
     REPLIED = const port::REPLIED,
+    OUTPUTS_SHIFT = const port::reply::OUTPUTS_SHIFT,
+    EAGER = const 200,
     ACT_TRAP = const port::action::TRAP,
     NOTIFY = const port::NOTIFY_CALL,
     PORT_SIZE = const port::PORT_SIZE,
@@ -550,20 +702,28 @@ signal_entry:
     NUMBER = const word::NUMBER,
     ARGS = const word::ARGS,
     SELF = const word::SELF,
+    SITE = const word::SITE,
+    LOCAL_NUMBER = const word::LOCAL_NUMBER,
+    LOCAL_VERSION = const word::LOCAL_VERSION,
+    LOCAL_RESULT = const word::LOCAL_RESULT,
+    LOCAL_RDI = const word::LOCAL_RDI,
+    LOCAL_RSI = const word::LOCAL_RSI,
+    VERSION = const word::VERSION,
+    HAS_UNAME = const word::HAS_UNAME,
+    UNAME = const word::UNAME,
+    UNAME_SIZE = const port::UNAME_SIZE,
+    AFFINITY_LEN = const word::AFFINITY_LEN,
+    AFFINITY = const word::AFFINITY,
+    AFFINITY_MAX = const port::AFFINITY_MAX,
     STAGE_IN = const word::STAGE_IN,
-    IN_ADDRESS = const word::IN_ADDRESS,
-    IN_LENGTH = const word::IN_LENGTH,
     STAGED = const word::STAGED,
     HAS_RDPID = const word::HAS_RDPID,
     GUEST_CPU = const word::GUEST_CPU,
     KERNEL_CPU = const word::KERNEL_CPU,
-    KIND = const word::KIND,
     STATE = const word::STATE,
     KERNEL_SLEEPS = const word::KERNEL_SLEEPS,
     GUEST_SLEEPS = const word::GUEST_SLEEPS,
     SPIN = const word::SPIN,
-    ACTION = const word::ACTION,
-    OUT_COUNT = const word::OUT_COUNT,
     OUT = const word::OUT,
     RESULT = const word::RESULT,
     STAMP = const word::STAMP,
@@ -577,6 +737,9 @@ signal_entry:
     INTERRUPT_DONE = const word::INTERRUPT_DONE,
     options(att_syntax)
 );
+
+/// What the fast path posts when nothing is staged.
+const POST: u32 = port::POSTED | port::kind::FAST << port::request::KIND_SHIFT;
 
 /// Futex operations that the host serves: WAIT, WAKE, REQUEUE, CMP_REQUEUE, WAKE_OP, WAIT_BITSET, WAKE_BITSET.
 static FUTEX_LOCAL: u32 = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 9 | 1 << 10;

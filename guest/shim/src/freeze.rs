@@ -54,7 +54,7 @@ freeze:
     mov %rax, {R8}(%rsi)
     mov {ARGS}+40(%rdi), %rax
     mov %rax, {R9}(%rsi)
-    mov {NUMBER}(%rdi), %rax
+    movslq {NUMBER}(%rdi), %rax
     mov %rax, {RAX}(%rsi)
     /* What the fast path has left alone. */
     mov %rbx, {RBX}(%rsi)

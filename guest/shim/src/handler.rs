@@ -7,7 +7,8 @@ use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use crate::label;
 use crate::port::{
-    BATCH_MAX, CALL_SIZE, COLD, HEAT_SLOTS, HOT, INTERRUPT_SIGNAL, POSTED, REPLIED, UNCONFINED, action, kind, word,
+    BATCH_MAX, CALL_SIZE, COLD, HEAT_SLOTS, HOT, INTERRUPT_SIGNAL, POSTED, REPLIED, TURN, UNCONFINED, action, kind,
+    reply, request, word,
 };
 use crate::raw::{self, Frame, Port, reg};
 
@@ -18,6 +19,8 @@ const SIGILL: i32 = 4;
 const SIGTRAP: i32 = 5;
 /// The page at this address, the host's, holds three system calls at fixed addresses.
 const VSYSCALL: u64 = 0xffff_ffff_ff60_0000;
+/// Looks for the reply before the first `pause`, as in `entry.rs`.
+const EAGER: u32 = 200;
 const EINTR: u64 = -4i64 as u64;
 const EFAULT: u64 = -14i64 as u64;
 const ENOMEM: u64 = -12i64 as u64;
@@ -140,7 +143,7 @@ fn trapped(port: Port, info: u64, frame: Frame) -> Option<u32> {
         frame.set(reg::RIP, label!(fast_entry));
         return None;
     }
-    port.u64(word::NUMBER).store(number, Relaxed);
+    port.u32(word::NUMBER).store(number as u32, Relaxed);
     for (index, register) in [reg::RDI, reg::RSI, reg::RDX, reg::R10, reg::R8, reg::R9].into_iter().enumerate() {
         port.u64(word::ARGS + index * 8).store(frame.get(register), Relaxed);
     }
@@ -186,6 +189,7 @@ fn interrupted(port: Port, frame: Frame) -> Option<u32> {
     if within(label!(fast_entry), label!(fast_foreign))
         || within(label!(lane1_begin), label!(lane1_end))
         || within(label!(fast_return), label!(fast_end))
+        || within(label!(local_return), label!(local_end))
         || within(label!(lane2_return), label!(lane2_end))
     {
         let home = frame.get(reg::RCX);
@@ -194,20 +198,39 @@ fn interrupted(port: Port, frame: Frame) -> Option<u32> {
             port.u32(word::INTERRUPTED_CALL).store(0, Relaxed);
             frame.set(reg::RCX, label!(landing));
         }
+    } else if within(label!(local_begin), label!(local_return)) {
+        restore_direction(frame);
+        frame.set(reg::RIP, label!(local_undo));
     } else if within(label!(lane2_begin), label!(lane2_after)) {
         frame.set(reg::RIP, label!(lane2_undo));
     } else if rip == label!(lane2_after) || within(label!(lane2_after), label!(lane2_return)) {
         let cut_short = rip == label!(lane2_after) && frame.get(reg::RAX) == EINTR;
-        let call = if cut_short { port.u64(word::NUMBER).load(Relaxed) as u32 + 1 } else { 0 };
+        let call = if cut_short { port.u32(word::LOCAL_NUMBER).load(Relaxed) + 1 } else { 0 };
         redirect(port, call);
     } else if within(label!(freeze_leave), label!(freeze_left)) {
         frame.set(reg::RIP, label!(freeze_again));
     } else if (within(label!(fast_posted), label!(fast_return)) || within(label!(copy_failed), label!(act_trap)))
-        && port.u32(word::STATE).load(SeqCst) == REPLIED
+        && port.u32(word::STATE).load(SeqCst) & TURN == REPLIED
     {
         redirect(port, 0);
     }
     None
+}
+
+/// A copy that is given up between its `cld` and its `std` leaves the guest's direction flag as it was.
+fn restore_direction(frame: Frame) {
+    const CLD: u8 = 0xfc;
+    const STD: u8 = 0xfd;
+    const REP_MOVSB: [u8; 2] = [0xf3, 0xa4];
+    const DIRECTION: u64 = 1 << 10;
+    let rip = frame.get(reg::RIP);
+    // SAFETY: callers have seen that RIP is in the shim's text, with more text around it.
+    let text = |offset: i64| unsafe { (rip.wrapping_add_signed(offset) as *const u8).read() };
+    let copying = text(-1) == CLD && [text(0), text(1)] == REP_MOVSB;
+    let copied = [text(-2), text(-1)] == REP_MOVSB && text(0) == STD;
+    if copying || copied {
+        frame.set(reg::EFLAGS, frame.get(reg::EFLAGS) | DIRECTION);
+    }
 }
 
 /// What would return to the program comes to `landing` instead.
@@ -238,6 +261,8 @@ fn faulted(port: Port, signal: i32, frame: Frame) -> Option<u32> {
             label!(stage_failed)
         } else if within(label!(copy_begin), label!(copy_end)) {
             label!(copy_failed)
+        } else if within(label!(local_copy), label!(local_return)) {
+            label!(local_undo)
         } else if within(label!(guarded_begin), label!(guarded_end)) {
             label!(guarded_failed)
         } else if within(label!(fast_flags), label!(fast_foreign)) && raw::read_gs() != port.0 {
@@ -246,6 +271,7 @@ fn faulted(port: Port, signal: i32, frame: Frame) -> Option<u32> {
             0
         };
         if repaired != 0 {
+            restore_direction(frame);
             frame.set(reg::RIP, repaired);
             return None;
         }
@@ -258,9 +284,8 @@ fn serve(port: Port, mut kind: u32, frame: Option<Frame>) {
     port.u64(word::FS_BASE).store(raw::read_fs(), Relaxed);
     port.u64(word::GS_BASE).store(raw::read_gs(), Relaxed);
     loop {
-        port.u32(word::KIND).store(kind, Relaxed);
-        post_and_wait(port);
-        let result = match port.u32(word::ACTION).load(SeqCst) {
+        let reply = post_and_wait(port, kind);
+        let result = match reply >> reply::ACTION_SHIFT & 0xff {
             action::RETURN => {
                 finish(frame, port.u64(word::RESULT).load(Relaxed));
                 return;
@@ -339,30 +364,42 @@ fn farewell(port: Port) -> i64 {
     result
 }
 
-/// Hands the request over and waits for the reply.
-fn post_and_wait(port: Port) {
+/// Hands the request over, waits for the reply and returns it.
+fn post_and_wait(port: Port, kind: u32) -> u32 {
     if port.u32(word::HAS_RDPID).load(Relaxed) != 0 {
         port.u32(word::GUEST_CPU).store(raw::current_cpu(), Relaxed);
     }
-    port.u64(word::STAMP).store(raw::time_stamp(), Relaxed);
     let state = port.u32(word::STATE);
     let address = port.0 + word::STATE as u64;
-    state.swap(POSTED, SeqCst);
+    let posted = POSTED | kind << request::KIND_SHIFT;
+    state.swap(posted, SeqCst);
     if port.u32(word::KERNEL_SLEEPS).load(SeqCst) != 0 {
+        port.u64(word::STAMP).store(raw::time_stamp(), Relaxed);
         // SAFETY: wakes waiters of a word of the port.
         unsafe { raw::port_futex(address, 1, 1) };
     }
     let beside = port.u32(word::KERNEL_CPU).load(Relaxed) != port.u32(word::GUEST_CPU).load(Relaxed);
-    for _ in 0..if beside { port.u32(word::SPIN).load(Relaxed) } else { 0 } {
-        if state.load(SeqCst) == REPLIED {
-            return;
+    let mut rounds = if beside { port.u32(word::SPIN).load(Relaxed) } else { 0 };
+    let mut eager = if rounds > 0 { EAGER } else { 0 };
+    while eager + rounds > 0 {
+        let value = state.load(SeqCst);
+        if value & TURN == REPLIED {
+            return value;
         }
-        raw::pause();
+        if eager > 0 {
+            eager -= 1;
+        } else {
+            rounds -= 1;
+            raw::pause();
+        }
     }
     port.u32(word::GUEST_SLEEPS).swap(1, SeqCst);
-    while state.load(SeqCst) != REPLIED {
+    let mut value = state.load(SeqCst);
+    while value & TURN != REPLIED {
         // SAFETY: waits on a word of the port.
-        unsafe { raw::port_futex(address, 0, u64::from(POSTED)) };
+        unsafe { raw::port_futex(address, 0, u64::from(value)) };
+        value = state.load(SeqCst);
     }
     port.u32(word::GUEST_SLEEPS).store(0, SeqCst);
+    value
 }

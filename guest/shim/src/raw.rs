@@ -37,6 +37,7 @@ pub mod reg {
     pub const RCX: usize = 14;
     pub const RSP: usize = 15;
     pub const RIP: usize = 16;
+    pub const EFLAGS: usize = 17;
 }
 
 /// A `ucontext` that the host has put on the signal stack.

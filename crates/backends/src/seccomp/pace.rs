@@ -9,12 +9,16 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use coracle_abi::port::{POSTED, word};
+use coracle_abi::port::{POSTED, REPLIED, TURN, word};
 
 use super::ports::Port;
 
 /// Spin at most this long for the next request.
 const SPIN: Duration = Duration::from_micros(50);
+/// Looks for the next request before anything is measured or counted: about what a short call takes in the guest.
+const EAGER: u32 = 1000;
+/// A spinning thread that sees the clock jump so far had lost its CPU.
+const PREEMPTED_US: u64 = 100;
 /// A guest spins at most this many `pause`s (about 26 ns each) for a reply.
 const GUEST_SPIN: u32 = 2000;
 /// After this many spins in vain in a row, sleep instead.
@@ -61,8 +65,12 @@ pub struct Pace {
     hot: bool,
     /// Spins in vain in a row (hot), or requests in a row that a spin would have caught (cold).
     evidence: u32,
-    /// Time stamp of the last reply.
+    /// Time stamp of the last reply, while sleeping pays off.
     replied: u64,
+    /// When a spin last looked at the clock.
+    looked: u64,
+    /// Involuntary context switches of this thread, as last asked for.
+    displaced: Option<i64>,
 }
 
 thread_local! {
@@ -73,33 +81,36 @@ thread_local! {
 impl Default for Pace {
     /// A program begins with many calls: spin.
     fn default() -> Pace {
-        Pace { hot: true, evidence: 0, replied: 0 }
+        Pace { hot: true, evidence: 0, replied: 0, looked: 0, displaced: None }
     }
 }
 
 impl Pace {
     /// Just before a reply: says where this thread runs and how long the guest may spin next time.
     pub fn replying(&mut self, port: &Port) {
-        port.set32(word::KERNEL_CPU, current_cpu());
+        port.keep32(word::KERNEL_CPU, current_cpu());
         let spin = match policy() {
             Policy::Sleep => 0,
             _ => GUEST_SPIN,
         };
-        port.set32(word::SPIN, spin);
+        port.keep32(word::SPIN, spin);
         if !self.hot {
             self.replied = now();
         }
     }
 
-    /// Waits until the state is `POSTED` or anything else than a reply, or `gone` says so.
-    pub fn wait(&mut self, port: &Port, gone: impl Fn() -> bool) {
-        if port.state().load(Ordering::SeqCst) == POSTED || gone() {
-            return;
+    /// Waits until the state is `POSTED` or anything else than a reply, or `gone` says so. The state it saw last.
+    pub fn wait(&mut self, port: &Port, gone: impl Fn() -> bool) -> u32 {
+        let state = port.state().load(Ordering::SeqCst);
+        if state & TURN == POSTED || gone() {
+            return state;
         }
-        if self.worth_spinning(port) && self.spin(port) {
-            return;
+        if self.worth_spinning(port)
+            && let Some(state) = self.spin(port)
+        {
+            return state;
         }
-        self.sleep(port, gone);
+        self.sleep(port, gone)
     }
 
     fn worth_spinning(&mut self, port: &Port) -> bool {
@@ -118,47 +129,71 @@ impl Pace {
         true
     }
 
-    fn spin(&mut self, port: &Port) -> bool {
+    fn spin(&mut self, port: &Port) -> Option<u32> {
+        let start = now();
+        let long = start.wrapping_sub(std::mem::replace(&mut self.looked, start)) > PREEMPTED_US * ticks_per_us();
+        if long && self.was_displaced() {
+            (self.hot, self.evidence) = (false, 0);
+            return None;
+        }
+        for _ in 0..EAGER {
+            let state = port.state().load(Ordering::SeqCst);
+            if state & TURN == POSTED {
+                self.evidence = 0;
+                return Some(state);
+            }
+        }
         SPINNERS.fetch_add(1, Ordering::Relaxed);
         let limit = SPIN.as_micros() as u64 * ticks_per_us();
-        let start = now();
-        let mut last = start;
         let won = loop {
-            if port.state().load(Ordering::SeqCst) == POSTED {
+            let state = port.state().load(Ordering::SeqCst);
+            if state & TURN == POSTED {
                 self.evidence = 0;
-                break true;
+                break Some(state);
             }
             std::hint::spin_loop();
             let time = now();
             // Somebody else had this CPU meanwhile: there is none to spare.
-            let preempted = time.wrapping_sub(last) > 100 * ticks_per_us();
-            last = time;
+            let preempted = time.wrapping_sub(self.looked) > PREEMPTED_US * ticks_per_us();
+            self.looked = time;
             if preempted || time.wrapping_sub(start) > limit {
                 self.evidence += if preempted { PATIENCE } else { 1 };
                 if self.evidence >= PATIENCE {
                     (self.hot, self.evidence) = (false, 0);
                 }
-                break false;
+                break None;
             }
         };
         SPINNERS.fetch_sub(1, Ordering::Relaxed);
         won
     }
 
-    fn sleep(&mut self, port: &Port, gone: impl Fn() -> bool) {
+    /// Somebody else had this CPU since the last time this was asked. The quick looks of `spin` would not notice:
+    /// the request is there when this thread runs again.
+    fn was_displaced(&mut self) -> bool {
+        // SAFETY: all zero is a valid value, to be overwritten.
+        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+        // SAFETY: writes the structure.
+        if unsafe { libc::getrusage(libc::RUSAGE_THREAD, &mut usage) } != 0 {
+            return false;
+        }
+        self.displaced.replace(usage.ru_nivcsw).is_some_and(|before| before != usage.ru_nivcsw)
+    }
+
+    fn sleep(&mut self, port: &Port, gone: impl Fn() -> bool) -> u32 {
         if !self.hot {
             // Waking a thread on the CPU of the waker costs a twentieth of waking one elsewhere.
             bind(Bound::With(port.get32(word::GUEST_CPU)));
         }
         port.atomic(word::KERNEL_SLEEPS).swap(1, Ordering::SeqCst);
-        loop {
+        let state = loop {
             let state = port.state().load(Ordering::SeqCst);
-            if state != coracle_abi::port::REPLIED || gone() {
-                break;
+            if state & TURN != REPLIED || gone() {
+                break state;
             }
             // SAFETY: the word is mapped as long as the port is borrowed.
             unsafe { libc::syscall(libc::SYS_futex, port.state().as_ptr(), libc::FUTEX_WAIT, state, 0, 0, 0) };
-        }
+        };
         port.atomic(word::KERNEL_SLEEPS).store(0, Ordering::SeqCst);
         if !self.hot {
             let gap = port.get64(word::STAMP).wrapping_sub(self.replied);
@@ -167,6 +202,7 @@ impl Pace {
                 (self.hot, self.evidence) = (true, 0);
             }
         }
+        state
     }
 }
 
@@ -203,7 +239,15 @@ fn policy() -> Policy {
 }
 
 fn current_cpu() -> u32 {
-    rustix::thread::sched_getcpu() as u32
+    static RDPID: OnceLock<bool> = OnceLock::new();
+    if !*RDPID.get_or_init(super::has_rdpid) {
+        return rustix::thread::sched_getcpu() as u32;
+    }
+    let value: u64;
+    // SAFETY: reads a register that the processor has; its low twelve bits are the CPU number on Linux
+    // (arch/x86/include/asm/segment.h, `vdso_read_cpunode()`).
+    unsafe { core::arch::asm!("rdpid {}", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value as u32 & 0xfff
 }
 
 fn now() -> u64 {

@@ -44,7 +44,9 @@ impl Ports {
     /// Port number `index`.
     pub fn port(self: &Arc<Ports>, index: usize) -> Port {
         assert!(index < PORT_COUNT as usize, "ports are handed out by the kernel alone");
-        Port { ports: self.clone(), offset: index * PORT_SIZE as usize }
+        // SAFETY: within the mapping, by the assertion.
+        let memory = unsafe { self.memory.add(index * PORT_SIZE as usize) };
+        Port { memory, _ports: self.clone() }
     }
 }
 
@@ -58,49 +60,75 @@ impl Drop for Ports {
 /// One port.
 #[derive(Clone)]
 pub struct Port {
-    ports: Arc<Ports>,
-    offset: usize,
+    /// Its first byte.
+    memory: NonNull<u8>,
+    /// Keeps it mapped.
+    _ports: Arc<Ports>,
 }
 
+// SAFETY: as for `Ports`, which it keeps alive.
+unsafe impl Send for Port {}
+// SAFETY: as above.
+unsafe impl Sync for Port {}
+
 impl Port {
+    #[inline]
     fn at(&self, offset: usize, len: usize) -> *mut u8 {
         assert!(offset.checked_add(len).is_some_and(|end| end <= PORT_SIZE as usize), "offset within a port");
         // SAFETY: within the mapping, by the assertions here and in `Ports::port`.
-        unsafe { self.ports.memory.as_ptr().add(self.offset + offset) }
+        unsafe { self.memory.as_ptr().add(offset) }
     }
 
+    #[inline]
     fn word32(&self, offset: usize) -> &AtomicU32 {
         // SAFETY: mapped and aligned (offsets are constants of the ABI); shared memory is only accessed atomically.
         unsafe { AtomicU32::from_ptr(self.at(offset, 4).cast()) }
     }
 
+    #[inline]
     fn word64(&self, offset: usize) -> &AtomicU64 {
         // SAFETY: as above.
         unsafe { AtomicU64::from_ptr(self.at(offset, 8).cast()) }
     }
 
     /// The word that both sides wait on.
+    #[inline]
     pub fn state(&self) -> &AtomicU32 {
         self.word32(coracle_abi::port::word::STATE)
     }
 
     /// Any 32-bit word, for operations other than load and store.
+    #[inline]
     pub fn atomic(&self, offset: usize) -> &AtomicU32 {
         self.word32(offset)
     }
 
+    #[inline]
     pub fn get32(&self, offset: usize) -> u32 {
         self.word32(offset).load(Ordering::SeqCst)
     }
 
+    #[inline]
     pub fn set32(&self, offset: usize, value: u32) {
         self.word32(offset).store(value, Ordering::Relaxed);
     }
 
+    /// Stores only what is not there yet: the guest reads such a word in every call, and a store would take the
+    /// cache line away from it.
+    #[inline]
+    pub fn keep32(&self, offset: usize, value: u32) {
+        let word = self.word32(offset);
+        if word.load(Ordering::Relaxed) != value {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+
+    #[inline]
     pub fn get64(&self, offset: usize) -> u64 {
         self.word64(offset).load(Ordering::Relaxed)
     }
 
+    #[inline]
     pub fn set64(&self, offset: usize, value: u64) {
         self.word64(offset).store(value, Ordering::Relaxed);
     }

@@ -14,6 +14,8 @@ const LANE1: &[(libc::c_long, u64)] = &[
     (libc::SYS_geteuid, label::LANE1_GETEUID),
     (libc::SYS_getgid, label::LANE1_GETGID),
     (libc::SYS_getegid, label::LANE1_GETEGID),
+    (libc::SYS_uname, label::LANE1_UNAME),
+    (libc::SYS_sched_getaffinity, label::LANE1_GETAFFINITY),
 ];
 
 /// Calls that the thread makes to the host itself, as far as the filter lets it.

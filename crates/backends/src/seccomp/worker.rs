@@ -122,6 +122,11 @@ impl Worker {
         if self.own_affinity.load(Ordering::SeqCst) { None } else { self.parked.lock().pop() }
     }
 
+    /// It is no more.
+    pub fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::SeqCst)
+    }
+
     /// How it ended, once it has.
     pub fn death(&self) -> Option<Death> {
         if !self.dead.load(Ordering::SeqCst) {

@@ -128,12 +128,14 @@ const PRIO_PROCESS: u32 = 0;
 const PRIO_PGRP: u32 = 1;
 const PRIO_USER: u32 = 2;
 
-/// The threads that `which` and `who` name.
-fn threads(cx: &Ctx<'_>, which: u32, who: i32) -> Result<Vec<Arc<Task>>> {
-    let world = &cx.task.world;
-    let tree = world.tree.lock();
+/// Visits the threads that `which` and `who` name. The caller itself needs no search.
+fn for_threads(cx: &Ctx<'_>, which: u32, who: i32, mut visit: impl FnMut(&Arc<Task>)) -> Result<()> {
+    if which == PRIO_PROCESS && who == 0 {
+        visit(&cx.task);
+        return Ok(());
+    }
+    let tree = cx.task.world.tree.lock();
     let found: Vec<Arc<Task>> = match which {
-        PRIO_PROCESS if who == 0 => vec![cx.task.clone()],
         PRIO_PROCESS => tree.task(who as u32).cloned().into_iter().collect(),
         PRIO_PGRP => {
             let pgid = if who == 0 { cx.task.process.pgid() } else { who as u32 };
@@ -146,13 +148,15 @@ fn threads(cx: &Ctx<'_>, which: u32, who: i32) -> Result<Vec<Arc<Task>>> {
         }
         _ => return Err(Errno::EINVAL),
     };
-    Ok(found)
+    drop(tree);
+    found.iter().for_each(visit);
+    Ok(())
 }
 
 /// The raw call answers 20 less the nice value, so that it is never negative.
 fn getpriority(cx: &mut Ctx<'_>, which: u32, who: i32) -> SysResult {
-    let threads = threads(cx, which, who)?;
-    let best = threads.iter().map(|task| 20 - task.sched.lock().nice).max();
+    let mut best = None;
+    for_threads(cx, which, who, |task| best = best.max(Some(20 - task.sched.lock().nice)))?;
     // Pid 1 is the kernel's own, without a thread.
     let best = best.or(((which, who) == (PRIO_PROCESS, 1)).then_some(20)).ok_or(Errno::ESRCH)?;
     Ok(best.unsigned_abs().into())
@@ -164,13 +168,11 @@ fn setpriority(cx: &mut Ctx<'_>, which: u32, who: i32, nice: i32) -> SysResult {
     }
     let nice = nice.clamp(-20, 19);
     let mut result = Err(Errno::ESRCH);
-    for target in threads(cx, which, who)? {
-        match set_nice(&cx.task, &target, nice) {
-            Ok(()) if result == Err(Errno::ESRCH) => result = Ok(0),
-            Ok(()) => {}
-            Err(errno) => result = Err(errno),
-        }
-    }
+    for_threads(cx, which, who, |target| match set_nice(&cx.task, target, nice) {
+        Ok(()) if result == Err(Errno::ESRCH) => result = Ok(0),
+        Ok(()) => {}
+        Err(errno) => result = Err(errno),
+    })?;
     result
 }
 
@@ -204,18 +206,17 @@ fn ioprio_set(cx: &mut Ctx<'_>, which: u32, who: i32, priority: u32) -> SysResul
         _ => return Err(Errno::EINVAL),
     }
     let which = which.checked_sub(IOPRIO_WHO_PROCESS).ok_or(Errno::EINVAL)?;
-    let threads = threads(cx, which, who)?;
-    if threads.is_empty() {
-        return Err(Errno::ESRCH);
-    }
-    threads.iter().for_each(|task| task.sched.lock().io_priority = priority);
-    Ok(0)
+    let mut result = Err(Errno::ESRCH);
+    for_threads(cx, which, who, |task| {
+        task.sched.lock().io_priority = priority;
+        result = Ok(0);
+    })?;
+    result
 }
 
 fn ioprio_get(cx: &mut Ctx<'_>, which: u32, who: i32) -> SysResult {
     let which = which.checked_sub(IOPRIO_WHO_PROCESS).ok_or(Errno::EINVAL)?;
-    let threads = threads(cx, which, who)?;
-    let first = threads.first().ok_or(Errno::ESRCH)?;
-    let priority = first.sched.lock().io_priority;
-    Ok(u64::from(priority))
+    let mut first = None;
+    for_threads(cx, which, who, |task| _ = first.get_or_insert_with(|| task.sched.lock().io_priority))?;
+    Ok(u64::from(first.ok_or(Errno::ESRCH)?))
 }

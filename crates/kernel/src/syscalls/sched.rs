@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::call::{Addr, Ctx};
 use crate::task::{Caps, Sched, Task};
+use crate::world::World;
 use crate::{Errno, Result, SysResult};
 
 crate::calls! {
@@ -196,23 +197,32 @@ fn sched_getattr(cx: &mut Ctx<'_>, pid: i32, attr: Addr, size: u32, flags: u32) 
 }
 
 /// Bytes of a mask that has a bit for each CPU up to the host's highest: a multiple of 8.
-fn mask_bytes(cx: &Ctx<'_>) -> usize {
-    let highest = cx.task.world.config.cpus.iter().max().copied().unwrap_or(0);
+fn mask_bytes(world: &World) -> usize {
+    let highest = world.config.cpus.iter().max().copied().unwrap_or(0);
     (highest / 64 + 1) * 8
 }
 
-fn sched_getaffinity(cx: &mut Ctx<'_>, pid: i32, size: u32, to: u64) -> SysResult {
-    let bytes = mask_bytes(cx);
-    if (size as usize) < bytes || !size.is_multiple_of(8) {
-        return Err(Errno::EINVAL);
-    }
-    let cpus = sched_of(cx, pid)?.affinity;
-    let mut mask = vec![0u8; bytes];
+/// What `sched_getaffinity` gives for a task.
+pub fn affinity_mask(task: &Task) -> Vec<u8> {
+    mask_of(&task.world, &task.sched.lock().affinity)
+}
+
+fn mask_of(world: &World, cpus: &[usize]) -> Vec<u8> {
+    let mut mask = vec![0u8; mask_bytes(world)];
     for cpu in cpus {
         if let Some(byte) = mask.get_mut(cpu / 8) {
             *byte |= 1 << (cpu % 8);
         }
     }
+    mask
+}
+
+fn sched_getaffinity(cx: &mut Ctx<'_>, pid: i32, size: u32, to: u64) -> SysResult {
+    let bytes = mask_bytes(&cx.task.world);
+    if (size as usize) < bytes || !size.is_multiple_of(8) {
+        return Err(Errno::EINVAL);
+    }
+    let mask = mask_of(&cx.task.world, &sched_of(cx, pid)?.affinity);
     cx.mem().write_bytes(to, &mask)?;
     Ok(bytes as u64)
 }
@@ -229,6 +239,7 @@ fn sched_setaffinity(cx: &mut Ctx<'_>, pid: i32, size: u32, from: u64) -> SysRes
     }
     task.control().set_affinity(&cpus)?;
     task.sched.lock().affinity = cpus;
+    task.publish_answers();
     Ok(0)
 }
 

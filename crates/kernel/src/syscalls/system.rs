@@ -98,15 +98,30 @@ pub fn utsname(world: &World) -> [Vec<u8>; 6] {
 
 const FIELD: usize = 65;
 
-fn uname(cx: &mut Ctx<'_>, to: u64) -> SysResult {
-    let mut bytes = Vec::with_capacity(6 * FIELD);
-    for (index, mut field) in utsname(&cx.task.world).into_iter().enumerate() {
-        field.truncate(FIELD - 1);
-        bytes.extend(field);
-        bytes.resize((index + 1) * FIELD, 0);
+/// `struct new_utsname` (include/uapi/linux/utsname.h).
+pub fn new_utsname(world: &World) -> [u8; 6 * FIELD] {
+    let mut bytes = [0; 6 * FIELD];
+    for (place, field) in bytes.chunks_exact_mut(FIELD).zip(utsname(world)) {
+        for (byte, value) in place.iter_mut().take(FIELD - 1).zip(field) {
+            *byte = value;
+        }
     }
+    bytes
+}
+
+fn uname(cx: &mut Ctx<'_>, to: u64) -> SysResult {
+    let bytes = new_utsname(&cx.task.world);
     cx.mem().write_bytes(to, &bytes)?;
     Ok(0)
+}
+
+/// A name has changed: threads that answer `uname` themselves learn it before the change is reported.
+pub fn names_changed(world: &World) {
+    for process in world.processes() {
+        for task in process.tasks() {
+            task.publish_answers();
+        }
+    }
 }
 
 fn read_name(cx: &mut Ctx<'_>, from: u64, len: i32) -> Result<Vec<u8>, Errno> {
@@ -126,12 +141,14 @@ fn read_name(cx: &mut Ctx<'_>, from: u64, len: i32) -> Result<Vec<u8>, Errno> {
 fn sethostname(cx: &mut Ctx<'_>, from: u64, len: i32) -> SysResult {
     let name = read_name(cx, from, len)?;
     *cx.task.world.hostname.lock() = name;
+    names_changed(&cx.task.world);
     Ok(0)
 }
 
 fn setdomainname(cx: &mut Ctx<'_>, from: u64, len: i32) -> SysResult {
     let name = read_name(cx, from, len)?;
     *cx.task.world.domainname.lock() = name;
+    names_changed(&cx.task.world);
     Ok(0)
 }
 

@@ -131,6 +131,7 @@ pub fn clone(cx: &mut Ctx<'_>, args: &CloneArgs) -> SysResult {
     let tid = child.tid();
     task.world.stats.forks.fetch_add(1, Ordering::Relaxed);
     child.publish();
+    child.publish_answers();
     // A notification that comes from here on interrupts the thread; an earlier one is its kernel thread's to see.
     let running = !child.interrupted() && thread.start();
     server.run(Box::new(move || super::run::serve(child, thread, running)));

@@ -66,6 +66,12 @@ pub(super) fn account_thread(task: &Task) {
         .cpu_nanos
         .fetch_add(u64::try_from((user + system).as_nanos()).unwrap_or(0), Ordering::Relaxed);
     usage::add_times(&mut task.process.dead_threads.lock(), user, system);
+    for (sum, count) in task.world.stats.calls.iter().zip(&task.calls) {
+        let count = count.load(Ordering::Relaxed);
+        if count > 0 {
+            sum.fetch_add(count, Ordering::Relaxed);
+        }
+    }
     let lanes = control.lanes();
     let mut sum = task.world.stats.lanes.lock();
     sum.lane1 = sum.lane1.saturating_add(lanes.lane1);

@@ -31,7 +31,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use coracle_platform::{Identity, Space, ThreadControl};
+use coracle_platform::{Answers, Identity, Space, ThreadControl};
 use parking_lot::Mutex;
 
 pub use boot::Spawn;
@@ -47,9 +47,13 @@ use crate::fd::FdTable;
 use crate::fs::FsContext;
 use crate::mm::AddressSpace;
 use crate::signal;
+use crate::syscalls::{sched, system};
 use crate::wait::{Deadline, PollTable, WaitQueue, Waiter, Wake};
 use crate::world::World;
 use crate::{Errno, Result};
+
+/// Numbers of calls that are counted.
+pub const CALLS: usize = 512;
 
 /// Resource limits, by `RLIMIT_*`.
 pub type Rlimits = [Rlimit; RLIM_NLIMITS as usize];
@@ -91,6 +95,8 @@ pub struct Task {
     worker_gone: AtomicBool,
     /// Wait status of this thread's own exit(2).
     exit_status: AtomicI32,
+    /// Calls served, by number; only the serving thread counts.
+    pub calls: Vec<AtomicU64>,
     /// Lane of the call being served.
     pub last_lane: AtomicU8,
     /// Scheduling parameters; recorded, and reported back.
@@ -168,6 +174,7 @@ impl Task {
             dying: AtomicBool::new(false),
             worker_gone: AtomicBool::new(false),
             exit_status: AtomicI32::new(0),
+            calls: (0..CALLS).map(|_| AtomicU64::new(0)).collect(),
             last_lane: AtomicU8::new(0),
             sched: Mutex::new(seed.sched),
         })
@@ -294,6 +301,16 @@ impl Task {
             gid: cred.gid,
             egid: cred.egid,
             short_cuts: true,
+        });
+    }
+
+    /// Likewise, what `uname` and `sched_getaffinity` answer. `control` stays locked meanwhile, so that of two who
+    /// publish the later one has looked later.
+    pub fn publish_answers(&self) {
+        let control = self.control.lock();
+        control.publish_answers(&Answers {
+            uname: system::new_utsname(&self.world),
+            affinity: sched::affinity_mask(self),
         });
     }
 

@@ -19,14 +19,15 @@ use coracle_platform::{Death, MemoryCall, Resume, Thread, Trap};
 use super::{Task, exit};
 use crate::call::{After, Ctx};
 use crate::signal::{self, Next};
-use crate::world::World;
 use crate::{Errno, SysResult, syscalls};
 
 /// How the guest goes on at instant 4.
 enum Go {
     Return(u64),
     Continue,
-    Memory(MemoryCall),
+    Memory(Box<MemoryCall>),
+    /// In this thread, which runs the new program of `execve`.
+    Program(Box<dyn Thread>),
     /// Not at all.
     Exit,
 }
@@ -55,76 +56,91 @@ fn report_bug(task: &Task, panic: &(dyn std::any::Any + Send)) {
     log::error!("bug in Coracle: {text}; process {} is ended, please report this", task.pid());
 }
 
-fn rounds(task: &Arc<Task>, thread: &mut Box<dyn Thread>, running: bool) {
-    let mut go = Go::Continue;
-    if !running {
-        task.publish();
-        // What was notified before the thread was first run.
-        if task.interrupted() {
-            let mut cx = context(task, thread, 0, [0; 6]);
-            go = settle(&mut cx, None, &mut |_| (None, Go::Continue));
+/// One program after another. The context lasts as long as a program: making one for every call would cost as much
+/// as the call.
+fn rounds(task: &Arc<Task>, thread: &mut Box<dyn Thread>, mut running: bool) {
+    loop {
+        let running = std::mem::take(&mut running);
+        if !running {
+            task.publish();
+            task.publish_answers();
+        }
+        let space = task.space();
+        let mut cx = Ctx {
+            task: task.clone(),
+            thread: &mut **thread,
+            space,
+            number: 0,
+            args: [0; 6],
+            after: After::Return,
+        };
+        // What was notified before the thread was first run, or during `execve`.
+        let go = if !running && task.interrupted() { settle_only(&mut cx) } else { Go::Continue };
+        match serve_program(&mut cx, go) {
+            None => return,
+            // The old thread retires; guest code of the new program has not run yet.
+            Some(fresh) => std::mem::replace(thread, fresh).retire(),
         }
     }
+}
+
+/// Serves a program until the task is over, or until `execve` yields the thread of the next program.
+fn serve_program(cx: &mut Ctx<'_>, mut go: Go) -> Option<Box<dyn Thread>> {
     loop {
-        let trap = match &go {
-            Go::Return(value) => thread.run(Resume::Return(*value)),
-            Go::Continue => thread.run(Resume::Continue),
-            Go::Memory(call) => thread.run(Resume::Memory(call)),
-            Go::Exit => return,
+        let trap = match go {
+            Go::Return(value) => cx.thread.run(Resume::Return(value)),
+            Go::Continue => cx.thread.run(Resume::Continue),
+            Go::Memory(call) => cx.thread.run(Resume::Memory(&call)),
+            Go::Program(fresh) => return Some(fresh),
+            Go::Exit => return None,
         };
         go = match trap {
             Trap::Syscall { number, args, lane } => {
-                task.last_lane.store(lane, Ordering::Relaxed);
-                serve_call(task, thread, number, args)
+                cx.task.last_lane.store(lane, Ordering::Relaxed);
+                cx.number = number;
+                cx.args = args;
+                serve_call(cx)
             }
             Trap::Fault(fault) => {
-                signal::force_fault(task, &fault);
-                let mut cx = context(task, thread, 0, [0; 6]);
-                settle(&mut cx, None, &mut |_| (None, Go::Continue))
+                signal::force_fault(&cx.task, &fault);
+                settle_only(cx)
             }
-            Trap::Interrupted { call } => interrupted(task, thread, call),
+            Trap::Interrupted { call } => interrupted(cx, call),
             Trap::Died(death) => {
-                died(task, death);
-                return;
+                died(&cx.task, death);
+                return None;
             }
         };
     }
 }
 
-fn context<'a>(task: &Arc<Task>, thread: &'a mut Box<dyn Thread>, number: u64, args: [u64; 6]) -> Ctx<'a> {
-    let space = task.space();
-    Ctx { task: task.clone(), thread: &mut **thread, space, number, args, after: After::Return }
+/// Instant 3 alone, for a thread that stands in no call.
+fn settle_only(cx: &mut Ctx<'_>) -> Go {
+    (cx.number, cx.args) = (0, [0; 6]);
+    settle(cx, None, &mut |_| (None, Go::Continue))
 }
 
 /// Instants 2 and 3 for a system call.
-fn serve_call(task: &Arc<Task>, thread: &mut Box<dyn Thread>, number: u64, args: [u64; 6]) -> Go {
-    let mut vessel = None;
-    let go = {
-        let mut cx = context(task, thread, number, args);
-        let mut attempt = |cx: &mut Ctx<'_>| {
+fn serve_call(cx: &mut Ctx<'_>) -> Go {
+    let result = dispatch(cx);
+    // The common case: nothing pending, nothing special.
+    if matches!(cx.after, After::Return) && is_final(Some(result)) && !cx.task.interrupted() {
+        return Go::Return(result.unwrap_or_else(Errno::to_ret));
+    }
+    match carry_out(cx, result) {
+        (_, go) if go.is_last() => go,
+        (result, go) if is_final(result) && !cx.task.interrupted() => go,
+        (result, _) => settle(cx, result, &mut |cx| {
             let result = dispatch(cx);
-            carry_out(cx, result, &mut vessel)
-        };
-        match attempt(&mut cx) {
-            (_, Go::Exit) => Go::Exit,
-            // The common case: nothing pending.
-            (result, go) if is_final(result) && !task.interrupted() => go,
-            (result, _) => settle(&mut cx, result, &mut attempt),
-        }
-    };
-    match vessel {
-        None => go,
-        Some(fresh) => {
-            // The old thread retires; guest code of the new program has not run yet.
-            std::mem::replace(thread, fresh).retire();
-            task.publish();
-            let mut cx = context(task, thread, number, args);
-            match go {
-                Go::Exit => Go::Exit,
-                _ if task.interrupted() => settle(&mut cx, None, &mut |_| (None, Go::Continue)),
-                _ => Go::Continue,
-            }
-        }
+            carry_out(cx, result)
+        }),
+    }
+}
+
+impl Go {
+    /// This thread runs no more; what is pending is for the new program's, if there is one.
+    fn is_last(&self) -> bool {
+        matches!(self, Go::Exit | Go::Program(_))
     }
 }
 
@@ -135,19 +151,17 @@ fn is_final(result: Option<SysResult>) -> bool {
 
 /// Calls the handler, or says `ENOSYS` and logs it once.
 fn dispatch(cx: &mut Ctx<'_>) -> SysResult {
-    // The task's own count is this thread's alone; the world's would be fought over by all.
-    let task = cx.task.clone();
-    let world = &*task.world;
     let index = usize::try_from(cx.number).unwrap_or(usize::MAX);
-    if let Some(count) = world.stats.calls.get(index) {
-        count.fetch_add(1, Ordering::Relaxed);
+    // The task's own count is this thread's alone; the world's would be fought over by all.
+    if let Some(count) = cx.task.calls.get(index) {
+        count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
-    let tracer = world.tracer();
+    let tracer = cx.task.world.tracer().cloned();
     let args = cx.args;
     let before = tracer.as_ref().map(|tracer| tracer.enter(cx));
     let result = match syscalls::find(cx.number) {
         Some(call) => (call.handler)(cx, &args),
-        None => unknown(world, cx),
+        None => unknown(cx),
     };
     if let (Some(tracer), Some(before)) = (tracer, before) {
         tracer.leave(cx, before, &result);
@@ -155,8 +169,8 @@ fn dispatch(cx: &mut Ctx<'_>) -> SysResult {
     result
 }
 
-fn unknown(world: &World, cx: &Ctx<'_>) -> SysResult {
-    let seen = usize::try_from(cx.number).ok().and_then(|index| world.stats.unknown.get(index));
+fn unknown(cx: &Ctx<'_>) -> SysResult {
+    let seen = usize::try_from(cx.number).ok().and_then(|index| cx.task.world.stats.unknown.get(index));
     if seen.is_none_or(|seen| !seen.swap(true, Ordering::Relaxed)) {
         let comm = cx.task.comm();
         log::info!("system call {} is not known ({})", cx.number, String::from_utf8_lossy(&comm));
@@ -165,26 +179,19 @@ fn unknown(world: &World, cx: &Ctx<'_>) -> SysResult {
 }
 
 /// What the handler's `after` means. Yields the call's result where the guest still stands in the call.
-fn carry_out(
-    cx: &mut Ctx<'_>,
-    result: SysResult,
-    vessel: &mut Option<Box<dyn Thread>>,
-) -> (Option<SysResult>, Go) {
+fn carry_out(cx: &mut Ctx<'_>, result: SysResult) -> (Option<SysResult>, Go) {
     match (std::mem::replace(&mut cx.after, After::Return), result) {
         (After::Exit, _) => (None, Go::Exit),
         (_, Err(error)) => (Some(Err(error)), Go::Return(error.to_ret())),
         (After::Return, Ok(value)) => (Some(Ok(value)), Go::Return(value)),
         (After::Continue, Ok(_)) => (None, Go::Continue),
-        (After::Exec(fresh), Ok(_)) => {
-            *vessel = Some(fresh.thread);
-            (None, Go::Continue)
-        }
+        (After::Exec(fresh), Ok(_)) => (None, Go::Program(fresh.thread)),
         (After::Memory(call), Ok(_)) if cx.task.interrupted() => match cx.thread.memory(&call) {
             Ok(result) => (Some(result), Go::Return(result.unwrap_or_else(Errno::to_ret))),
             // The next run says how it died.
             Err(_) => (None, Go::Continue),
         },
-        (After::Memory(call), Ok(_)) => (None, Go::Memory(call)),
+        (After::Memory(call), Ok(_)) => (None, Go::Memory(Box::new(call))),
     }
 }
 
@@ -221,7 +228,7 @@ fn settle(cx: &mut Ctx<'_>, mut call: Option<SysResult>, again: &mut Attempt<'_>
             Next::Restart => {}
         }
         match again(cx) {
-            (_, Go::Exit) => return Go::Exit,
+            (_, go) if go.is_last() => return go,
             (result, go) if is_final(result) && !cx.task.interrupted() => return go,
             (result, _) => call = result,
         }
@@ -230,9 +237,8 @@ fn settle(cx: &mut Ctx<'_>, mut call: Option<SysResult>, again: &mut Attempt<'_>
 
 /// A thread that was interrupted in guest code, or in a call that the platform executes itself: that one is
 /// restarted at its instruction, or says `EINTR`, by the rules of `ERESTARTSYS`.
-fn interrupted(task: &Arc<Task>, thread: &mut Box<dyn Thread>, call: Option<u64>) -> Go {
-    let number = call.unwrap_or(0);
-    let mut cx = context(task, thread, number, [0; 6]);
+fn interrupted(cx: &mut Ctx<'_>, call: Option<u64>) -> Go {
+    (cx.number, cx.args) = (call.unwrap_or(0), [0; 6]);
     let mut restart = |cx: &mut Ctx<'_>| {
         if let Ok(regs) = cx.thread.freeze(0)
             && let Some(number) = call
@@ -242,7 +248,7 @@ fn interrupted(task: &Arc<Task>, thread: &mut Box<dyn Thread>, call: Option<u64>
         }
         (None, Go::Continue)
     };
-    settle(&mut cx, call.map(|_| Err(Errno::ERESTARTSYS)), &mut restart)
+    settle(cx, call.map(|_| Err(Errno::ERESTARTSYS)), &mut restart)
 }
 
 /// Waits while the process is stopped (`do_signal_stop()`): the last thread to stop tells the parent.

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use coracle_abi::Errno;
-use coracle_abi::port::{MAGIC, PORT_SIZE, PORTS_OFFSET, POSTED, REPLIED, action, kind, word};
+use coracle_abi::port::{MAGIC, PORT_SIZE, PORTS_OFFSET, POSTED, REPLIED, action, kind, request, word};
 use coracle_blobs::label;
 use coracle_platform::{Death, ForkError, Gone, Regs, Space, Trap, Vessel};
 
@@ -139,7 +139,7 @@ impl SeccompThread {
 
     /// The zygote: the host's refusal of the clone, if that is what came of it.
     pub fn clone_refused(&self) -> Option<Errno> {
-        let done = self.port.state().load(Ordering::SeqCst) == POSTED && self.port.get32(word::KIND) == kind::DONE;
+        let done = self.port.state().load(Ordering::SeqCst) == POSTED | kind::DONE << request::KIND_SHIFT;
         Errno::check(self.port.get64(word::RESULT)).err().filter(|_| done)
     }
 

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::time::Duration;
 
 use coracle_abi::Errno;
-use coracle_abi::port::{INTERRUPT_SIGNAL, POSTED, word};
-use coracle_platform::{Identity, LaneCounts, ThreadControl};
+use coracle_abi::port::{AFFINITY_MAX, INTERRUPT_SIGNAL, POSTED, TURN, word};
+use coracle_platform::{Answers, Identity, LaneCounts, ThreadControl};
 use parking_lot::Mutex;
 use rustix::fs::OFlags;
 
@@ -78,7 +78,7 @@ impl ThreadControl for Control {
     fn interrupt(&self) {
         self.port.atomic(word::INTERRUPT_ASKED).fetch_add(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
-        if self.port.state().load(Ordering::SeqCst) != POSTED {
+        if self.port.state().load(Ordering::SeqCst) & TURN != POSTED {
             self.signal();
         }
     }
@@ -105,6 +105,24 @@ impl ThreadControl for Control {
         }
     }
 
+    /// As in a `SeqCell`: the shim takes the version, copies, and asks the kernel if the version has changed.
+    fn publish_answers(&self, answers: &Answers) {
+        let live = self.live.lock();
+        if !*live {
+            return;
+        }
+        let changing = self.port.get32(word::VERSION) | 1;
+        self.port.set32(word::VERSION, changing);
+        fence(Ordering::SeqCst);
+        self.port.write(word::UNAME, &answers.uname);
+        self.port.set32(word::HAS_UNAME, 1);
+        let len = if answers.affinity.len() <= AFFINITY_MAX { answers.affinity.len() } else { 0 };
+        self.port.write(word::AFFINITY, answers.affinity.get(..len).unwrap_or_default());
+        self.port.set32(word::AFFINITY_LEN, len as u32);
+        fence(Ordering::SeqCst);
+        self.port.set32(word::VERSION, changing.wrapping_add(1));
+    }
+
     fn cpu_time(&self) -> (Duration, Duration) {
         let total = self.run_time();
         // What the host samples says nothing below its tick.
@@ -127,7 +145,7 @@ impl ThreadControl for Control {
 
     fn asleep(&self) -> bool {
         // While the kernel serves it, the thread waits for the answer: that is work.
-        let waits = self.port.state().load(Ordering::SeqCst) == POSTED;
+        let waits = self.port.state().load(Ordering::SeqCst) & TURN == POSTED;
         let text = self.text("stat");
         let state = text.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
         !waits && matches!(state, Some('S' | 'D'))

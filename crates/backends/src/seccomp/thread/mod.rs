@@ -7,12 +7,13 @@ mod staging;
 mod state;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
 use coracle_abi::Errno;
 use coracle_abi::port::{
-    COLD, HEAT_SLOTS, HOT, PORT_SIZE, PORTS_OFFSET, POSTED, REFRESH_CALL, REPLIED, action, kind, word,
+    COLD, HEAT_SLOTS, HOT, PORT_SIZE, PORTS_OFFSET, POSTED, REFRESH_CALL, REPLIED, TURN, action, kind, reply,
+    request, word,
 };
 use coracle_blobs::vdso;
 use coracle_platform::{ForkError, Gone, MemoryCall, Regs, Resume, Thread, ThreadControl, Trap, Vessel};
@@ -48,6 +49,10 @@ pub struct SeccompThread {
     at: At,
     control: Arc<Control>,
     pace: Pace,
+    /// The state word of the present request; zero before the first.
+    posted: u32,
+    /// Interrupts that were served.
+    interrupts: u32,
     regs: Regs,
     /// `regs` were read, so they are written back.
     regs_loaded: bool,
@@ -70,6 +75,7 @@ impl SeccompThread {
     /// A thread that will post `READY`, whose port is `index`.
     pub fn new(shared: Arc<Shared>, worker: Arc<Worker>, index: usize, tid: u32) -> SeccompThread {
         let port = worker.ports.port(index);
+        let port_interrupts = port.get32(word::INTERRUPT_DONE);
         let control = Control::new(worker.clone(), port.clone(), tid, Duration::ZERO);
         SeccompThread {
             shared,
@@ -79,6 +85,8 @@ impl SeccompThread {
             at: At::Start { ready: false },
             control,
             pace: Pace::default(),
+            posted: 0,
+            interrupts: port_interrupts,
             regs: Regs { rflags: 0x202, ..Regs::default() },
             regs_loaded: true,
             bases: (0, 0),
@@ -115,33 +123,37 @@ impl SeccompThread {
 
     /// Waits for the next request and says what kind it is.
     fn wait(&mut self) -> Result<u32, Gone> {
-        self.pace.wait(&self.port, || self.worker.death().is_some());
-        if self.port.state().load(Ordering::SeqCst) != POSTED || self.worker.death().is_some() {
+        let state = self.pace.wait(&self.port, || self.worker.is_dead());
+        if state & TURN != POSTED || self.worker.is_dead() {
             return Err(Gone);
         }
-        Ok(self.port.get32(word::KIND))
+        self.posted = state;
+        Ok(state >> request::KIND_SHIFT & request::KIND_MASK)
     }
 
     /// Whatever was asked of the thread, it has stopped, and whoever serves it looks again before it goes on.
     /// Not for waits in between: nobody looks after those.
-    fn acknowledge(&self) {
-        self.port.set32(word::INTERRUPT_DONE, self.port.get32(word::INTERRUPT_ASKED));
+    fn acknowledge(&mut self) {
+        self.interrupts = self.port.get32(word::INTERRUPT_ASKED);
+        self.port.keep32(word::INTERRUPT_DONE, self.interrupts);
     }
 
     /// Replies with an action, and interrupts again if that was asked for meanwhile.
     fn reply(&mut self, what: u32) {
-        self.staging.leave(&self.port);
-        self.port.set32(word::ACTION, what);
+        let outputs = self.staging.leave();
         self.pace.replying(&self.port);
-        // Not over the mark of death.
-        let _ = self.port.state().compare_exchange(POSTED, REPLIED, Ordering::SeqCst, Ordering::SeqCst);
+        let state = REPLIED | what << reply::ACTION_SHIFT | outputs << reply::OUTPUTS_SHIFT;
+        // A plain store, for it leaves together with that of the result; see `post` in the shim. Should it go over
+        // the mark of death: `is_dead` was set before, and whoever waits looks there, too.
+        self.port.state().store(state, Ordering::Release);
+        fence(Ordering::SeqCst);
         if self.port.get32(word::GUEST_SLEEPS) != 0 {
             wake_word(self.port.state());
         }
         // After the other actions the thread comes back by itself.
         let goes_on =
             matches!(what, action::RETURN | action::CONTINUE | action::CONTINUE_BASES | action::ORDER_RETURN);
-        if goes_on && self.port.get32(word::INTERRUPT_ASKED) != self.port.get32(word::INTERRUPT_DONE) {
+        if goes_on && self.port.get32(word::INTERRUPT_ASKED) != self.interrupts {
             self.control.signal();
         }
     }
@@ -180,14 +192,11 @@ impl SeccompThread {
         match what {
             kind::FAST => {
                 self.at = At::Fast;
-                self.staging.arrive(&self.port);
-                // Trapped, and sent on through the fast path by the handler.
-                let trapped = self.port.get64(word::SITE) == self.port.get64(word::RETURN);
-                if trapped {
-                    self.port.set64(word::SITE, 0);
-                    self.port.set64(word::LANE3, self.port.get64(word::LANE3).wrapping_sub(1));
+                let call = self.call(if self.posted & request::TRAPPED != 0 { 4 } else { 3 });
+                if let Trap::Syscall { args, .. } = &call {
+                    self.staging.arrive(self.posted, args);
                 }
-                Ok(self.call(if trapped { 4 } else { 3 }))
+                Ok(call)
             }
             kind::TRAP => {
                 self.arrive_in_frame()?;
@@ -196,8 +205,7 @@ impl SeccompThread {
                     let rip = frame::rip(&self.port, place);
                     self.mark_refresh(&mut trap, rip);
                     if self.port.get64(word::HEAT + heat_slot(rip)) == rip | HOT << 48 {
-                        let number = self.port.get64(word::NUMBER);
-                        rewrite::shown(self, rip, number)?;
+                        rewrite::shown(self, rip, self.number())?;
                     }
                 }
                 Ok(trap)
@@ -227,9 +235,9 @@ impl SeccompThread {
         }
     }
 
-    /// What came with the call that the thread stands in.
-    fn staged_input(&self, address: u64) -> &[u8] {
-        if matches!(self.at, At::Fast) { self.staging.input(address) } else { &[] }
+    /// The call's number, as the processor's register says it: 32 bits with a sign.
+    fn number(&self) -> u64 {
+        i64::from(self.port.get32(word::NUMBER) as i32) as u64
     }
 
     fn call(&self, lane: u8) -> Trap {
@@ -237,7 +245,7 @@ impl SeccompThread {
         for (index, argument) in args.iter_mut().enumerate() {
             *argument = self.port.get64(word::ARGS + index * 8);
         }
-        Trap::Syscall { number: self.port.get64(word::NUMBER), args, lane }
+        Trap::Syscall { number: self.number(), args, lane }
     }
 }
 
@@ -294,20 +302,15 @@ impl Thread for SeccompThread {
     }
 
     fn staged(&self, address: u64, into: &mut [u8]) -> bool {
-        match self.staged_input(address).get(..into.len()) {
-            Some(piece) => {
-                into.copy_from_slice(piece);
-                true
-            }
-            None => false,
-        }
+        matches!(self.at, At::Fast) && self.staging.input(&self.port, address, into.len(), into)
     }
 
     fn staged_prefix(&self, address: u64, into: &mut [u8]) -> usize {
-        let bytes = self.staged_input(address);
-        let count = bytes.len().min(into.len());
-        into[..count].copy_from_slice(&bytes[..count]);
-        count
+        if !matches!(self.at, At::Fast) {
+            return 0;
+        }
+        let count = self.staging.available(address).min(into.len());
+        if self.staging.input(&self.port, address, count, into) { count } else { 0 }
     }
 
     fn stage_out(&mut self, address: u64, from: &[u8]) -> bool {
@@ -396,4 +399,4 @@ pub fn port_address(worker: &Worker, index: usize) -> u64 {
     worker.base + PORTS_OFFSET + index as u64 * PORT_SIZE
 }
 
-const _: () = assert!(DEAD != POSTED && DEAD != REPLIED);
+const _: () = assert!(DEAD & TURN != POSTED && DEAD & TURN != REPLIED);

@@ -8,7 +8,7 @@ use crate::fs::inotify;
 use crate::fs::synth::About;
 use crate::ipc::epoll::max_watches;
 use crate::ipc::pipe;
-use crate::syscalls::system::{RELEASE, VERSION};
+use crate::syscalls::system::{RELEASE, VERSION, names_changed};
 use crate::task::{CAP_LAST, Caps, PID_MAX};
 use crate::{Errno, Result};
 
@@ -232,12 +232,14 @@ fn may_name(who: Who<'_>) -> Result<()> {
 fn store_host(about: &About, who: Who<'_>, text: &[u8]) -> Result<()> {
     may_name(who)?;
     *about.world.hostname.lock() = uts_name(text);
+    names_changed(&about.world);
     Ok(())
 }
 
 fn store_domain(about: &About, who: Who<'_>, text: &[u8]) -> Result<()> {
     may_name(who)?;
     *about.world.domainname.lock() = uts_name(text);
+    names_changed(&about.world);
     Ok(())
 }
 
