@@ -46,16 +46,21 @@ impl Kind {
         }
     }
 
+    /// A coarse clock as it was last published.
+    fn published(self, words: &Words<'_>) -> Moment {
+        let (sec, nsec) = match self.fine {
+            Fine::Realtime => (words.get::<{ word::COARSE_REAL_SEC }>(), words.get::<{ word::COARSE_REAL_NSEC }>()),
+            _ => (words.get::<{ word::COARSE_MONO_SEC }>(), words.get::<{ word::COARSE_MONO_NSEC }>()),
+        };
+        Moment { sec: sec as i64, nsec: nsec as u32 }
+    }
+
     /// As coarse as it is to be: a tick behind, but never behind what was last published.
     fn coarsened(self, words: &Words<'_>, moment: Moment) -> Moment {
         if !self.coarse {
             return moment;
         }
-        let (sec, nsec) = match self.fine {
-            Fine::Realtime => (words.get::<{ word::COARSE_REAL_SEC }>(), words.get::<{ word::COARSE_REAL_NSEC }>()),
-            _ => (words.get::<{ word::COARSE_MONO_SEC }>(), words.get::<{ word::COARSE_MONO_NSEC }>()),
-        };
-        let published = Moment { sec: sec as i64, nsec: nsec as u32 };
+        let published = self.published(words);
         let behind = moment.before(words.get::<{ word::TICK }>() as u32);
         if behind < published { published } else { behind }
     }
@@ -74,6 +79,12 @@ enum Outcome {
 /// One attempt from whatever source is in use.
 fn attempt(kind: Kind, tsc: u64) -> Outcome {
     let take = |words: Words<'_>| match words.get::<{ word::MODE }>() {
+        // What is published is the truth, however late who keeps it going: a clock that ran on here would go back.
+        mode::TSC | mode::PVCLOCK | mode::PVCLOCK_PER_CPU
+            if kind.coarse && words.get::<{ word::COARSE_VALID }>() != 0 =>
+        {
+            Outcome::Done(kind.published(&words))
+        }
         mode::TSC => from_counter(kind, &words, tsc),
         mode::PVCLOCK => from_pvclock(kind, &words, pvclock::one_page(&page().vcpus, tsc)),
         mode::PVCLOCK_PER_CPU => {

@@ -108,7 +108,8 @@ pub fn run(args: CrossingsArgs) -> Result<bool, BenchError> {
     let mut taken: Vec<Vec<f64>> = chosen.iter().map(|_| Vec::new()).collect();
     let mut problems: Vec<Option<Problem>> = chosen.iter().map(|_| None).collect();
     // Nanoseconds of a thousand cycles.
-    let thousand = once(&guest, args.span, "thousand_cycles", At::Native).ok();
+    let thousand =
+        (0..5).filter_map(|_| once(&guest, 10, "thousand_cycles", At::Native).ok()).min_by(f64::total_cmp);
     for _ in 0..args.rounds {
         for ((row, taken), problem) in chosen.iter().zip(&mut taken).zip(&mut problems) {
             progress(&format!("{} …", row.name));
