@@ -85,7 +85,10 @@ pub struct Needs {
 
 /// Calls with rules about their arguments; the comment of each says what they are.
 pub const CHECKED: &[(&str, &str)] = &[
-    ("ioctl", "decide what the filter of workers asks; what a terminal answers; bytes waiting"),
+    (
+        "ioctl",
+        "decide what the filter of workers asks; what a terminal answers; bytes waiting; one mapping of a worker",
+    ),
     ("fcntl", "flags and copies of descriptors, seals of files in memory; no owners, signals, leases or locks"),
     ("mmap", "no executable memory"),
     ("mprotect", "no executable memory"),
@@ -201,6 +204,7 @@ fn ioctl(p: &mut Program) {
         SECCOMP_IOCTL_NOTIF_SET_FLAGS,
     ];
     let others = [libc::FIONREAD as u32, libc::FIONBIO as u32, libc::FIOCLEX as u32];
+    let others = [&others[..], &[crate::seccomp::PROCMAP_QUERY]].concat();
     p.need_one_of(&[&notify[..], &TERMINAL, &others].concat());
     p.finish(ALLOW);
 }

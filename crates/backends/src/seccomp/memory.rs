@@ -1,6 +1,58 @@
 //! Guest memory by address, through the host.
 
+use std::fs::File;
 use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::AsRawFd;
+
+use coracle_platform::Mapping;
+
+/// `struct procmap_query` (include/uapi/linux/fs.h, Linux 6.11).
+#[repr(C)]
+#[derive(Default)]
+struct Query {
+    size: u64,
+    flags: u64,
+    address: u64,
+    start: u64,
+    end: u64,
+    mapping_flags: u64,
+    page_size: u64,
+    offset: u64,
+    inode: u64,
+    major: u32,
+    minor: u32,
+    name_size: u32,
+    build_id_size: u32,
+    name: u64,
+    build_id: u64,
+}
+
+/// `PROCMAP_QUERY`, an `ioctl` of `/proc/PID/maps`.
+pub const PROCMAP_QUERY: u32 = 0xc068_6611;
+
+/// The mapping that holds `address`, by a `/proc/PID/maps`; the outer `None` if the host cannot say.
+#[allow(clippy::option_option, reason = "whether the host knows, and what it knows")]
+pub fn query(maps: &File, address: u64) -> Option<Option<Mapping>> {
+    const SHARED: u64 = 8;
+    let mut query = Query { size: size_of::<Query>() as u64, address, ..Query::default() };
+    // SAFETY: the host fills in the structure, whose size it is told.
+    let result = unsafe { libc::ioctl(maps.as_raw_fd(), PROCMAP_QUERY.into(), &raw mut query) };
+    if result != 0 {
+        let error = std::io::Error::last_os_error().raw_os_error();
+        return (error == Some(libc::ENOENT)).then_some(None);
+    }
+    Some(Some(Mapping {
+        start: query.start,
+        end: query.end,
+        prot: query.mapping_flags as u32 & 7,
+        shared: query.mapping_flags & SHARED != 0,
+        offset: query.offset,
+        dev: libc::makedev(query.major, query.minor),
+        ino: query.inode,
+        resident: 0,
+        special: None,
+    }))
+}
 
 /// Copies from another process; returns the bytes copied before the first bad page.
 pub fn read(pid: i32, address: u64, into: &mut [u8]) -> usize {

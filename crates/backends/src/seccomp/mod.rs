@@ -9,8 +9,9 @@
 //! | `ports`, `frame`, `table` | shared memory with a guest: words, registers, the lanes of calls |
 //! | `pace` | to spin or to sleep |
 //! | `notify` | the calls that need the kernel's consent |
-//! | `rewrite` | jumps in place of hot `syscall` instructions |
 //! | `vvar` | the vDSO and its data |
+//! | `rewrite`, `plan` | jumps in place of hot `syscall` instructions |
+//! | `texts` | rewritten text that workers share |
 //! | `reaper` | learns who has died |
 
 mod filter;
@@ -18,10 +19,12 @@ mod frame;
 mod memory;
 mod notify;
 pub mod pace;
+mod plan;
 mod ports;
 mod reaper;
 mod rewrite;
 mod table;
+mod texts;
 mod thread;
 mod vvar;
 mod worker;
@@ -31,8 +34,10 @@ use std::sync::Arc;
 
 use coracle_platform::{Death, ForkError, Platform, PlatformError, Vessel, VvarMemory};
 
+pub use memory::PROCMAP_QUERY;
 use notify::Notifier;
 use reaper::Reaper;
+use texts::Texts;
 use thread::SeccompThread;
 use zygote::Start;
 
@@ -43,11 +48,13 @@ pub struct Shared {
     has_rdpid: bool,
     /// Features and size of the extended state, where the shim may save it.
     xstate: (u64, u32),
+    texts: Texts,
 }
 
 impl Shared {
-    fn new(reaper: Arc<Reaper>) -> Shared {
-        Shared { notifier: Arc::default(), reaper, has_rdpid: has_rdpid(), xstate: zygote::xstate() }
+    fn new(reaper: Arc<Reaper>, base: u64) -> Shared {
+        let texts = Texts::new(base + coracle_blobs::label::FAST_ENTRY);
+        Shared { notifier: Arc::default(), reaper, has_rdpid: has_rdpid(), xstate: zygote::xstate(), texts }
     }
 
     /// A number that nobody can guess, not zero.

@@ -31,23 +31,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use coracle_blobs::label;
-use coracle_platform::{Gone, MemoryCall, Space};
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction};
+use coracle_platform::{Gone, Mapping, MemoryCall, Space};
 
+use super::plan::{self, AFTER, AREA, Area, BEFORE, CALL, FROM, MOV, Plan, SLOT, Site, displacement};
+use super::texts::{FileKey, Text};
 use super::thread::SeccompThread;
 use super::worker::Worker;
 
-/// Size of an area of trampolines, and of one of them.
-const AREA: u64 = 0x1_0000;
-const SLOT: u64 = 48;
-/// Offsets in a trampoline, behind what it begins with.
-const CALL: u64 = 13;
-const AFTER: u64 = 15;
-/// Length of `mov $imm32,%eax`, and of a near jump.
-const MOV: u64 = 5;
-/// Bytes that no instruction begins with in 64-bit mode (Intel SDM volume 2, opcode map; none of those that
-/// newer extensions have given a meaning).
-const INVALID: [u8; 11] = [0x06, 0x07, 0x0e, 0x16, 0x17, 0x1e, 0x1f, 0x27, 0x2f, 0x37, 0x3f];
 /// How far an area may lie from a site: well within a 32-bit displacement.
 const REACH: u64 = 1 << 30;
 
@@ -63,51 +53,41 @@ pub struct Sites {
     /// By address of the trampoline.
     trampolines: HashMap<u64, u64>,
     areas: Vec<Area>,
-}
-
-#[derive(Clone, Copy)]
-struct Site {
-    trampoline: u64,
-    /// The jump stands in the place of a `mov` so long, before the `syscall`.
-    before: u64,
-}
-
-impl Site {
-    /// Where the program goes on behind the call.
-    fn after(&self) -> u64 {
-        self.trampoline + self.before + AFTER
-    }
-}
-
-/// What a trampoline is made of.
-struct Plan {
-    before: Vec<u8>,
-    after: Vec<u8>,
-}
-
-#[derive(Clone)]
-struct Area {
-    start: u64,
-    used: Vec<bool>,
+    /// Executable mappings of files, with what the sandbox knows of them.
+    texts: Vec<Text>,
+    /// Trampolines of shared text.
+    shared_areas: Vec<u64>,
 }
 
 impl Sites {
+    /// The rewritten site at this address.
+    fn site(&self, address: u64) -> Option<Site> {
+        self.sites.get(&address).copied().or_else(|| self.texts.iter().find_map(|text| text.site(address)))
+    }
+
+    /// The site whose trampoline `rip` lies in, that trampoline, and the site as it was rewritten.
+    fn around(&self, rip: u64) -> Option<(u64, Site)> {
+        if let Some(area) = self.areas.iter().find(|area| rip.wrapping_sub(area.start) < AREA) {
+            let trampoline = rip - (rip - area.start) % SLOT;
+            let site = *self.trampolines.get(&trampoline)?;
+            return Some((site, *self.sites.get(&site)?));
+        }
+        self.texts.iter().find_map(|text| text.site_of_trampoline(rip))
+    }
+
     /// The program's own address for one in a trampoline.
     pub fn to_site(&self, rip: u64) -> u64 {
-        let Some(area) = self.areas.iter().find(|area| rip.wrapping_sub(area.start) < AREA) else { return rip };
-        let at = (rip - area.start) % SLOT;
-        let Some(site) = self.trampolines.get(&(rip - at)) else { return rip };
-        let before = self.sites.get(site).map_or(0, |site| site.before);
-        match at {
+        let Some((site, Site { trampoline, before })) = self.around(rip) else { return rip };
+        match rip - trampoline {
             0 => site - before,
-            at if at <= before + CALL => *site,
+            at if at <= before + CALL => site,
             at => site + 2 + (at - before - AFTER),
         }
     }
 
     /// Where a thread goes on that stood behind a `syscall` which is no longer there.
     pub fn to_trampoline(&self, rip: u64) -> u64 {
-        match self.sites.get(&rip.wrapping_sub(2)) {
+        match self.site(rip.wrapping_sub(2)) {
             Some(site) if site.before == 0 => site.after(),
             _ => rip,
         }
@@ -116,15 +96,22 @@ impl Sites {
     /// The place in a trampoline that stands for an address inside a rewritten site: behind the old `syscall`, or
     /// behind the breakpoint that stands there for a moment.
     pub fn inside(&self, rip: u64) -> Option<u64> {
-        let site = |address: u64, before: u64| self.sites.get(&address).filter(|site| site.before == before);
-        let behind = site(rip.wrapping_sub(2), 0).map(Site::after);
+        let site = |address: u64, before: u64| self.site(address).filter(|site| site.before == before);
+        let behind = site(rip.wrapping_sub(2), 0).map(|site| site.after());
         let broken = || site(rip.wrapping_sub(1), 0).or_else(|| site(rip.wrapping_sub(1).wrapping_add(MOV), MOV));
         behind.or_else(|| broken().map(|site| site.trampoline))
     }
 
     /// Areas are no mappings of the guest.
     pub fn hides(&self, start: u64) -> bool {
-        self.areas.iter().any(|area| area.start == start)
+        self.areas.iter().any(|area| area.start == start) || self.shared_areas.contains(&start)
+    }
+
+    /// Shared text is shown as the file that it stands for.
+    pub fn show(&self, mapping: &mut Mapping) {
+        if let Some(text) = self.texts.iter().find(|text| text.contains(mapping.start)) {
+            text.show(mapping);
+        }
     }
 
     /// The address space between these bounds has new contents: what was known of it is void.
@@ -133,28 +120,35 @@ impl Sites {
         self.refused.retain(|site| !within(site));
         self.sites.retain(|site, _| !within(site));
         self.trampolines.retain(|_, site| !within(site));
+        self.texts.retain(|text| !text.overlaps(start, len));
     }
 
-    /// A free trampoline for a jump at `jump`; `hidden`: whose displacement has its second byte invalid.
+    /// A file is mapped for execution.
+    pub fn add(&mut self, text: Text) {
+        self.shared_areas.extend(text.area());
+        self.texts.push(text);
+    }
+
+    /// No more shared text is wanted here: its trampolines stay where they are for good.
+    pub fn is_full(&self) -> bool {
+        const MOST: usize = 32;
+        self.shared_areas.len() >= MOST
+    }
+
+    /// The file and the place in it where a site comes from.
+    pub fn in_file(&self, site: u64) -> Option<(FileKey, u64)> {
+        self.texts.iter().find(|text| text.contains(site)).map(|text| text.in_file(site))
+    }
+
+    fn in_area(&self, address: u64) -> bool {
+        let mut starts = self.areas.iter().map(|area| area.start).chain(self.shared_areas.iter().copied());
+        starts.any(|start| address.wrapping_sub(start) < AREA)
+    }
+
     fn find_slot(&mut self, jump: u64, hidden: bool) -> Option<u64> {
-        for area in self.areas.iter_mut().filter(|area| area.start.abs_diff(jump) < REACH) {
-            // The first slot holds the address of the fast path.
-            for index in 1..area.used.len() {
-                let trampoline = area.start + index as u64 * SLOT;
-                let [_, second, ..] = displacement(jump, trampoline);
-                if !area.used[index] && (!hidden || INVALID.contains(&second)) {
-                    area.used[index] = true;
-                    return Some(trampoline);
-                }
-            }
-        }
-        None
+        let near = self.areas.iter_mut().filter(|area| area.start.abs_diff(jump) < REACH);
+        near.into_iter().find_map(|area| area.take(jump, hidden))
     }
-}
-
-/// The displacement of a jump of five bytes at `from`.
-fn displacement(from: u64, to: u64) -> [u8; 4] {
-    (to.wrapping_sub(from).wrapping_sub(5) as u32).to_le_bytes()
 }
 
 /// A thread shows a site at which it has trapped some times. Rewrites it, or has it not shown again.
@@ -169,12 +163,14 @@ pub fn shown(thread: &mut SeccompThread, rip: u64, number: u64) -> Result<(), Go
         if !sites.busy.insert(site) {
             return Ok(());
         }
-        let area = sites.areas.iter().any(|area| site.wrapping_sub(area.start) < AREA);
-        area || sites.refused.contains(&site) || sites.sites.contains_key(&site)
+        sites.in_area(site) || sites.refused.contains(&site) || sites.site(site).is_some()
     };
     let rewritten = !known
-        && match next_instruction(&worker, site).or_else(|| mov_before(&worker, site, number)) {
-            Some(plan) => rewrite(thread, &worker, site, &plan)?,
+        && match plan_here(&worker, site, number) {
+            Some(plan) => {
+                thread.learn(rip, number);
+                rewrite(thread, &worker, site, &plan)?
+            }
             None => false,
         };
     let mut sites = worker.sites.lock();
@@ -186,63 +182,22 @@ pub fn shown(thread: &mut SeccompThread, rip: u64, number: u64) -> Result<(), Go
     Ok(())
 }
 
-/// The first form: the instruction behind the site, if it can be moved and covers the jump.
-fn next_instruction(worker: &Worker, site: u64) -> Option<Plan> {
-    let mut bytes = [0; 17];
-    let got = worker.read(site, &mut bytes);
-    let code = bytes.get(2..got)?;
-    if bytes[..2] != [0x0f, 0x05] {
-        return None;
+/// From what stands in memory.
+fn plan_here(worker: &Worker, site: u64, number: u64) -> Option<Plan> {
+    let mut bytes = [0; BEFORE + FROM];
+    let start = site.checked_sub(BEFORE as u64)?;
+    let got = worker.read(start, &mut bytes);
+    if got > BEFORE {
+        return plan::plan(&bytes[..BEFORE], &bytes[BEFORE..got], site, number);
     }
-    let mut next = Instruction::default();
-    Decoder::with_ip(64, code, site + 2, DecoderOptions::NONE).decode_out(&mut next);
-    let movable =
-        !next.is_invalid() && next.flow_control() == FlowControl::Next && !next.is_ip_rel_memory_operand();
-    (movable && next.len() >= 3).then(|| Plan { before: Vec::new(), after: code[..next.len()].to_vec() })
-}
-
-/// The second form: the `mov $number,%eax` before the site, if it certainly is that instruction. Its bytes could
-/// also be the tail of a longer one. Compilers begin functions at multiples of 16: decoding from each such place
-/// nearby, everything that arrives at the `syscall` at all must come through the `mov`.
-fn mov_before(worker: &Worker, site: u64, number: u64) -> Option<Plan> {
-    const LOOK: usize = 96;
-    let mut bytes = [0; LOOK + 2];
-    let start = site - LOOK as u64;
-    if worker.read(start, &mut bytes) != bytes.len() || bytes[LOOK..] != [0x0f, 0x05] {
-        return None;
-    }
-    let at = LOOK - MOV as usize;
-    let number = u32::try_from(number).ok()?.to_le_bytes();
-    if bytes[at] != 0xb8 || bytes[at + 1..LOOK] != number {
-        return None;
-    }
-    let mut arrives = false;
-    let aligned = (0..=at).filter(|from| (start + *from as u64).is_multiple_of(16));
-    for from in aligned {
-        let mut through = false;
-        let mut decoder = Decoder::with_ip(64, &bytes[from..LOOK], start + from as u64, DecoderOptions::NONE);
-        let mut next = Instruction::default();
-        while decoder.can_decode() {
-            through |= decoder.ip() == start + at as u64;
-            decoder.decode_out(&mut next);
-            if next.is_invalid() {
-                break;
-            }
-        }
-        if !next.is_invalid() && next.next_ip() == site {
-            if !through {
-                return None;
-            }
-            arrives = true;
-        }
-    }
-    arrives.then(|| Plan { before: bytes[at..LOOK].to_vec(), after: Vec::new() })
+    // At the beginning of a mapping.
+    let got = worker.read(site, &mut bytes[..FROM]);
+    plan::plan(&[], &bytes[..got], site, number)
 }
 
 fn rewrite(thread: &mut SeccompThread, worker: &Arc<Worker>, site: u64, plan: &Plan) -> Result<bool, Gone> {
     // Only text that the program itself cannot change under our hands: private, from a file, not writable.
-    let mappings = worker.all_mappings();
-    let text = mappings.iter().find(|mapping| site.wrapping_sub(mapping.start) < mapping.end - mapping.start);
+    let text = worker.mapping_at(site);
     if !text.is_some_and(|text| text.prot & 2 == 0 && text.ino != 0 && !text.shared && site + 5 <= text.end) {
         return Ok(false);
     }
@@ -252,7 +207,7 @@ fn rewrite(thread: &mut SeccompThread, worker: &Arc<Worker>, site: u64, plan: &P
     let trampoline = match slot {
         Some(slot) => slot,
         None => {
-            let Some(start) = place(&mappings, site) else { return Ok(false) };
+            let Some(start) = place(&worker.all_mappings(), site) else { return Ok(false) };
             // PROT_READ | PROT_EXEC; MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE
             let area = MemoryCall::MapAnonymous { address: start, len: AREA, prot: 5, flags: 0x10_0022 };
             if coracle_platform::Thread::memory(thread, &area)? != Ok(start) {
@@ -262,13 +217,13 @@ fn rewrite(thread: &mut SeccompThread, worker: &Arc<Worker>, site: u64, plan: &P
                 return Ok(false);
             }
             let mut sites = worker.sites.lock();
-            sites.areas.push(Area { start, used: vec![false; (AREA / SLOT) as usize] });
+            sites.areas.push(Area::new(start));
             let Some(slot) = sites.find_slot(jump, hidden) else { return Ok(false) };
             slot
         }
     };
     let start = trampoline - (trampoline % AREA);
-    let code = trampoline_code(trampoline, start, site, plan);
+    let code = plan::trampoline_code(trampoline, start, site, plan);
     if worker.poke(trampoline, &code) != code.len() {
         return Ok(false);
     }
@@ -297,20 +252,6 @@ fn rewrite(thread: &mut SeccompThread, worker: &Arc<Worker>, site: u64, plan: &P
     Ok(true)
 }
 
-fn trampoline_code(at: u64, entry: u64, site: u64, plan: &Plan) -> Vec<u8> {
-    let mut code = plan.before.clone();
-    code.extend_from_slice(&[0x48, 0x8d, 0x0d]);
-    code.extend_from_slice(&((AFTER - 7) as u32).to_le_bytes());
-    code.extend_from_slice(&[0xff, 0x25]);
-    code.extend_from_slice(&(entry.wrapping_sub(at + plan.before.len() as u64 + CALL) as u32).to_le_bytes());
-    code.extend_from_slice(&[0x0f, 0x05]);
-    code.extend_from_slice(&plan.after);
-    let back = at + code.len() as u64;
-    code.push(0xe9);
-    code.extend_from_slice(&displacement(back, site + 2 + plan.after.len() as u64));
-    code
-}
-
 /// A free place for an area near `site`: in the nearest gap below it, away from what may grow into it.
 fn place(mappings: &[coracle_platform::Mapping], site: u64) -> Option<u64> {
     const MARGIN: u64 = 1 << 20;
@@ -331,26 +272,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_trampoline_is_what_it_says() {
-        let (site, at) = (0x7000_0000_1000, 0x7000_0610_0030);
-        let next = [0x48, 0x3d, 0x00, 0xf0, 0xff, 0xff]; // cmp $-4096,%rax
-        let plan = Plan { before: Vec::new(), after: next.to_vec() };
-        let code = trampoline_code(at, at & !(AREA - 1), site, &plan);
-        assert!(code.len() as u64 <= SLOT);
-        let found: Vec<Instruction> = Decoder::with_ip(64, &code, at, DecoderOptions::NONE).into_iter().collect();
-        assert_eq!(found[0].memory_displacement64(), at + AFTER);
-        assert_eq!(found[1].memory_displacement64(), at & !(AREA - 1));
-        assert_eq!(found[2].ip(), at + CALL);
-        assert_eq!(found[4].near_branch_target(), site + 8);
-    }
-
-    #[test]
     fn addresses_map_both_ways() {
         let mut sites = Sites::default();
         let (site, area) = (0x7000_0000_1000, 0x6fff_f000_0000);
-        sites.areas.push(Area { start: area, used: vec![false; (AREA / SLOT) as usize] });
+        sites.areas.push(Area::new(area));
         let trampoline = sites.find_slot(site, true).unwrap();
-        assert!(INVALID.contains(&displacement(site, trampoline)[1]));
+        assert!(plan::INVALID.contains(&displacement(site, trampoline)[1]));
         sites.sites.insert(site, Site { trampoline, before: 0 });
         sites.trampolines.insert(trampoline, site);
         assert_eq!(sites.to_site(trampoline), site);

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use coracle_abi::port::{PORT_COUNT, SHIM_ALIGN, VDSO_SIZE, VVAR_BELOW, word};
@@ -47,6 +47,8 @@ pub struct Worker {
     pub vvar: Arc<Vvar>,
     /// Where the vDSO's image was moved to.
     pub vdso: AtomicU64,
+    /// `/proc/PID/mem`, once it was needed.
+    memory: OnceLock<Option<File>>,
 }
 
 /// A host thread whose guest thread has ended, asleep in the handler of its last request.
@@ -90,6 +92,7 @@ impl Worker {
             sites: Mutex::default(),
             vvar,
             vdso: AtomicU64::new(0),
+            memory: OnceLock::new(),
         })
     }
 
@@ -199,8 +202,9 @@ impl Space for Worker {
 
     fn poke(&self, address: u64, from: &[u8]) -> usize {
         let len = self.clip(address, from.len());
-        let Some(file) = host_proc::open(self.pid, "mem", OFlags::WRONLY) else { return 0 };
-        file.write_at(&from[..len], address).unwrap_or(0)
+        // It keeps no memory of a worker that has ended.
+        let file = self.memory.get_or_init(|| host_proc::open(self.pid, "mem", OFlags::WRONLY)).as_ref();
+        file.and_then(|file| file.write_at(&from[..len], address).ok()).unwrap_or(0)
     }
 
     fn layout(&self) -> Layout {
@@ -212,17 +216,11 @@ impl Space for Worker {
     }
 
     fn mappings(&self) -> Vec<Mapping> {
-        let mut maps = self.all_mappings();
-        let sites = self.sites.lock();
-        maps.retain(|mapping| !sites.hides(mapping.start));
-        maps
+        self.shown(self.all_mappings())
     }
 
     fn mappings_resident(&self) -> Vec<Mapping> {
-        let mut maps = self.parse_maps(&self.proc_text("smaps"));
-        let sites = self.sites.lock();
-        maps.retain(|mapping| !sites.hides(mapping.start));
-        maps
+        self.shown(self.parse_maps(&self.proc_text("smaps")))
     }
 
     fn usage(&self) -> Usage {
@@ -270,6 +268,27 @@ impl Space for Worker {
 }
 
 impl Worker {
+    /// The mapping that holds `address`.
+    pub fn mapping_at(&self, address: u64) -> Option<Mapping> {
+        match memory::query(&self.proc("maps")?, address) {
+            Some(found) => {
+                found.map(|mapping| Mapping { special: self.vvar.special(mapping.dev, mapping.ino), ..mapping })
+            }
+            // Older hosts tell all or nothing.
+            None => {
+                self.all_mappings().into_iter().find(|mapping| (mapping.start..mapping.end).contains(&address))
+            }
+        }
+    }
+
+    /// Mappings as the guest is to see them.
+    fn shown(&self, mut maps: Vec<Mapping>) -> Vec<Mapping> {
+        let sites = self.sites.lock();
+        maps.retain(|mapping| !sites.hides(mapping.start));
+        maps.iter_mut().for_each(|mapping| sites.show(mapping));
+        maps
+    }
+
     /// The guest's mappings and the areas of trampolines among them.
     pub fn all_mappings(&self) -> Vec<Mapping> {
         self.parse_maps(&self.proc_text("maps"))

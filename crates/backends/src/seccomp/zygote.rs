@@ -108,7 +108,7 @@ impl Start {
     fn launch(self: &Arc<Start>, reaper: &Arc<Reaper>) -> Result<(), PlatformError> {
         let no_ports = |source| PlatformError::Host { what: "cannot make ports", source };
         let base = (LOWEST + random() % (HIGHEST - LOWEST)) * SHIM_ALIGN;
-        let shared = Arc::new(Shared::new(reaper.clone()));
+        let shared = Arc::new(Shared::new(reaper.clone(), base));
         let ports = Ports::new().map_err(no_ports)?;
         prepare_space(&ports, base, &shared, true);
         put_filter(&ports.port(0), base);

@@ -192,9 +192,13 @@ impl SeccompThread {
         match what {
             kind::FAST => {
                 self.at = At::Fast;
-                let call = self.call(if self.posted & request::TRAPPED != 0 { 4 } else { 3 });
-                if let Trap::Syscall { args, .. } = &call {
+                let trapped = self.posted & request::TRAPPED != 0;
+                let call = self.call(if trapped { 4 } else { 3 });
+                if let Trap::Syscall { number, args, .. } = &call {
                     self.staging.arrive(self.posted, args);
+                    if trapped {
+                        self.learn(self.port.get64(word::RETURN), *number);
+                    }
                 }
                 Ok(call)
             }

@@ -7,6 +7,8 @@ use coracle_abi::port::{BATCH_MAX, CALL_SIZE, VDSO_SIZE, action, kind, word};
 use coracle_platform::{Gone, MapSource, MemoryCall, Space};
 
 use super::super::notify::Expected;
+use super::super::plan::{FROM, SYSCALL};
+use super::super::texts::Text;
 use super::{At, SeccompThread};
 
 /// Descriptors a worker may hold for mapping before the oldest uses are forgotten.
@@ -28,8 +30,20 @@ impl SeccompThread {
 
     pub(super) fn order_memory(&mut self, call: &MemoryCall) -> Result<Result<u64, Errno>, Gone> {
         self.freeze_for_order()?;
+        let text = self.shared.texts.find(call);
+        self.order_text(call, text)
+    }
+
+    fn order_text(&mut self, call: &MemoryCall, text: Option<Text>) -> Result<Result<u64, Errno>, Gone> {
+        self.freeze_for_order()?;
         self.forget_sites(call);
         self.note_vdso(call);
+        if let Some(text) = &text
+            && let Some(result) = self.map_shared(call, text)?
+        {
+            self.worker.sites.lock().add(text.clone());
+            return Ok(Ok(result));
+        }
         let (number, args) = encode(call);
         let result = match call {
             MemoryCall::MapFile { file, .. } => self.map_file(args, file)?,
@@ -38,16 +52,51 @@ impl SeccompThread {
                 self.order(action::ORDER)?
             }
         };
+        if let Some(text) = text {
+            self.worker.sites.lock().add(text.plain());
+        }
         Ok(Errno::check(result))
+    }
+
+    /// Maps the sandbox's own form of a text; `None` if there is none, or no place for its trampolines.
+    fn map_shared(&mut self, call: &MemoryCall, text: &Text) -> Result<Option<u64>, Gone> {
+        let Some(calls) = text.calls(call).filter(|_| !self.worker.sites.lock().is_full()) else {
+            return Ok(None);
+        };
+        let mut last = None;
+        for call in &calls {
+            let (_, args) = encode(call);
+            let MemoryCall::MapFile { address, ref file, .. } = *call else { return Ok(None) };
+            if self.map_file(args, file)? != address {
+                return Ok(None);
+            }
+            last = Some(address);
+        }
+        Ok(last)
+    }
+
+    /// A call has trapped here: whoever maps the file later need not learn it again.
+    pub fn learn(&self, rip: u64, number: u64) {
+        let site = rip.wrapping_sub(2);
+        let Some((key, offset)) = self.worker.sites.lock().in_file(site) else { return };
+        if self.shared.texts.knows(&key, offset) {
+            return;
+        }
+        let mut bytes = [0; FROM];
+        if self.worker.read(site, &mut bytes) == FROM && bytes.starts_with(&SYSCALL) {
+            self.shared.texts.learn(key, offset, number, bytes);
+        }
     }
 
     pub(super) fn resume_with_memory(&mut self, call: &MemoryCall) -> Result<u32, Gone> {
         let (number, mut args) = encode(call);
+        let mut text = None;
         if let MemoryCall::MapFile { file, .. } = call {
-            match self.held(file) {
+            text = self.shared.texts.find(call);
+            match self.held(file).filter(|_| text.as_ref().is_none_or(|text| !text.is_shared())) {
                 Some(held) => args[4] = held as u64,
                 None => {
-                    let result = self.order_memory(call)?;
+                    let result = self.order_text(call, text)?;
                     let value = result.unwrap_or_else(Errno::to_ret);
                     if self.regs_loaded {
                         self.regs.rax = value;
@@ -60,6 +109,9 @@ impl SeccompThread {
             }
         }
         self.forget_sites(call);
+        if let Some(text) = text {
+            self.worker.sites.lock().add(text);
+        }
         self.leave_site();
         self.put_order(number, args);
         Ok(action::ORDER_RETURN)
@@ -67,7 +119,7 @@ impl SeccompThread {
 
     /// Calls for a docked worker travel with the files that they name; any other makes them one by one.
     pub(super) fn order_batch(&mut self, calls: &[MemoryCall]) -> Result<Result<(), Errno>, Gone> {
-        let files = sources(calls);
+        let mut files = sources(calls);
         let docked = self.docked.take_if(|_| calls.len() + files.len() <= BATCH_MAX);
         let Some(docked) = docked else {
             for call in calls {
@@ -78,6 +130,17 @@ impl SeccompThread {
             files.iter().for_each(|source| self.worker.forget_file(source.key));
             return Ok(Ok(()));
         };
+        let (shared, texts) = self.with_shared_texts(calls);
+        let mut calls = calls;
+        let fits = shared.len() + sources(&shared).len() <= BATCH_MAX;
+        if fits {
+            files = sources(&shared);
+            calls = &shared;
+        }
+        {
+            let mut sites = self.worker.sites.lock();
+            texts.into_iter().for_each(|text| sites.add(if fits { text } else { text.plain() }));
+        }
         let number = |source: &MapSource| files.iter().position(|known| known.key == source.key);
         for (index, call) in calls.iter().enumerate() {
             self.note_vdso(call);
@@ -105,6 +168,32 @@ impl SeccompThread {
             }
             _ => self.lied("did not get ready"),
         }
+    }
+
+    /// The same calls with shared text where there is some, and all text that they map. The address space is
+    /// empty but for them.
+    fn with_shared_texts(&self, calls: &[MemoryCall]) -> (Vec<MemoryCall>, Vec<Text>) {
+        let mut taken: Vec<(u64, u64)> = calls.iter().map(range).collect();
+        let (mut all, mut texts) = (Vec::with_capacity(calls.len() + 4), Vec::new());
+        for call in calls {
+            let text = self.shared.texts.find(call);
+            let shared = text.as_ref().and_then(|text| text.calls(call)).filter(|[area, _]| {
+                let (start, len) = range(area);
+                taken.iter().all(|(other, size)| start >= other.saturating_add(*size) || *other >= start + len)
+            });
+            match shared {
+                Some(pair) => {
+                    taken.push(range(&pair[0]));
+                    all.extend(pair);
+                    texts.extend(text);
+                }
+                None => {
+                    all.push(call.clone());
+                    texts.extend(text.map(Text::plain));
+                }
+            }
+        }
+        (all, texts)
     }
 
     fn put_batch(&self, index: usize, number: u64, args: [u64; 6]) {
@@ -227,6 +316,15 @@ impl SeccompThread {
         if let MemoryCall::MapFile { address, len, prot: 4.., .. } = call {
             self.worker.sites.lock().forget(*address, *len);
         }
+    }
+}
+
+/// What a call maps at a fixed place.
+fn range(call: &MemoryCall) -> (u64, u64) {
+    match *call {
+        MemoryCall::MapAnonymous { address, len, .. } | MemoryCall::MapFile { address, len, .. } => (address, len),
+        MemoryCall::Remap { new, new_len, .. } => (new, new_len),
+        _ => (0, 0),
     }
 }
 
