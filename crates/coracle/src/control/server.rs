@@ -7,7 +7,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::Mode;
@@ -46,6 +46,8 @@ pub struct Server {
     id: String,
     path: PathBuf,
     listener: UnixListener,
+    /// Connections that are being served.
+    serving: Arc<AtomicUsize>,
 }
 
 /// A request must arrive within this time, so that an idle peer holds no thread.
@@ -54,6 +56,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const BACKLOG: i32 = 128;
 /// Connections served at once.
 const MOST_CONNECTIONS: usize = 64;
+/// How long the end of a sandbox waits for answers that are on their way: who killed it is told so.
+const LAST_ANSWERS: Duration = Duration::from_millis(200);
 
 /// A place to listen at, made before the process is confined: after that it can neither make directories nor sockets.
 #[derive(Debug)]
@@ -88,8 +92,11 @@ impl Server {
         bind(&place.socket, &SocketAddrUnix::new(&path)?)?;
         listen_at(&place.socket, BACKLOG)?;
         let listener = UnixListener::from(place.socket);
-        let server = Self { id, path, listener: listener.try_clone()? };
-        std::thread::Builder::new().name("control".to_owned()).spawn(move || listen(&listener, &handler))?;
+        let serving = Arc::new(AtomicUsize::new(0));
+        let server = Self { id, path, listener: listener.try_clone()?, serving: Arc::clone(&serving) };
+        std::thread::Builder::new()
+            .name("control".to_owned())
+            .spawn(move || listen(&listener, &handler, &serving))?;
         Ok(server)
     }
 
@@ -103,6 +110,10 @@ impl Drop for Server {
         let _ = std::fs::remove_file(&self.path);
         // Wakes `accept`, which then fails for good.
         let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
+        let end = Instant::now() + LAST_ANSWERS;
+        while self.serving.load(Ordering::Acquire) > 0 && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 
@@ -113,12 +124,11 @@ fn new_id() -> io::Result<String> {
     Ok(format!("{:08x}", u32::from_ne_bytes(bytes)))
 }
 
-fn listen(listener: &UnixListener, handler: &Arc<dyn Handler>) {
-    let serving = Arc::new(AtomicUsize::new(0));
+fn listen(listener: &UnixListener, handler: &Arc<dyn Handler>, serving: &Arc<AtomicUsize>) {
     loop {
         match listener.accept() {
             Ok((stream, _)) => {
-                let turn = Turn(Arc::clone(&serving));
+                let turn = Turn(Arc::clone(serving));
                 let handler = Arc::clone(handler);
                 if turn.0.fetch_add(1, Ordering::Relaxed) < MOST_CONNECTIONS {
                     let serve = move || {
@@ -145,7 +155,7 @@ struct Turn(Arc<AtomicUsize>);
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Release);
     }
 }
 

@@ -118,8 +118,8 @@ pub fn run(
     started(&live);
     let end = wait(config, &world, &ended);
     let usage = tally(&world);
-    drop((server, live));
     world.shut_down(SHUT_DOWN);
+    drop((server, live));
     drop(relay);
     drop(terminal);
     if config.stats {
