@@ -96,6 +96,13 @@ impl AddressSpace {
         })
     }
 
+    /// Its last user ends: segments are detached, the program's file may be written again.
+    pub(crate) fn let_go(&self) {
+        let segments = std::mem::take(&mut *self.shm.lock());
+        let text = self.image.lock().text.take();
+        drop((segments, text));
+    }
+
     /// `source` is about to be mapped on behalf of `file`: remembers what it shows as.
     pub(crate) fn note_file(&self, source: &MapSource, file: &OpenFile) {
         let Ok(host) = rustix::fs::fstat(&*source.file) else { return };

@@ -27,9 +27,9 @@ pub(super) fn finish(task: &Arc<Task>, mut thread: Box<dyn Thread>) {
     close_files(task, task.take_files());
     account_thread(task);
     if leave(task) {
-        // Whoever is told of the death finds the segments detached (exit_mm() comes before exit_notify()).
+        // Whoever is told of the death finds it done (exit_mm() comes before exit_notify()).
         if is_alone(&mm) {
-            mm.shm.lock().clear();
+            mm.let_go();
         }
         end_process(task);
     } else {
