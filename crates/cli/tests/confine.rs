@@ -6,7 +6,10 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
+
+mod common;
+use common::{Running, text};
 
 /// Nobody: an ordinary user for whom nothing was prepared.
 const NOBODY: u32 = 65534;
@@ -66,20 +69,6 @@ impl Place {
 
     fn output(&self, user: User, args: &[&str]) -> Output {
         self.coracle(user, args).output().unwrap()
-    }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// Ends the sandbox even when the test fails.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 

@@ -2,8 +2,11 @@
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
+
+mod common;
+use common::{Running, text};
 
 /// Machines under load take their time.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -19,30 +22,14 @@ fn output(dir: &tempfile::TempDir, args: &[&str]) -> Output {
     coracle(dir, args).output().unwrap()
 }
 
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// Ends the sandbox even when the test fails.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Running {
-    fn end(&mut self) -> std::process::ExitStatus {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.0.try_wait().unwrap() {
-                return status;
-            }
-            assert!(Instant::now() < until, "it does not end");
-            std::thread::sleep(Duration::from_millis(20));
+fn end(running: &mut Running) -> ExitStatus {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        if let Some(status) = running.0.try_wait().unwrap() {
+            return status;
         }
+        assert!(Instant::now() < until, "it does not end");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -83,7 +70,7 @@ fn a_running_sandbox_is_listed_entered_and_ended() {
     assert!(text(&missing.stderr).contains("no-such-program"), "{}", text(&missing.stderr));
 
     assert!(output(&dir, &["kill", &id]).status.success());
-    let status = running.end();
+    let status = end(&mut running);
     assert_eq!((status.code(), status.signal()), (Some(137), None));
     assert_eq!(text(&output(&dir, &["ps", "-q"]).stdout), "");
     let again = output(&dir, &["kill", &id]);
@@ -95,7 +82,7 @@ fn signals_go_to_the_first_program() {
     let dir = tempfile::tempdir().unwrap();
     let (mut running, id) = sleeper(&dir);
     assert!(output(&dir, &["kill", "--signal", "TERM", &id]).status.success());
-    assert_eq!(running.end().code(), Some(128 + 15));
+    assert_eq!(end(&mut running).code(), Some(128 + 15));
 }
 
 #[test]
@@ -110,7 +97,7 @@ fn signals_to_exec_go_to_its_program() {
     let pid = rustix::process::Pid::from_child(&exec.0);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     assert_eq!(lines.next().unwrap().unwrap(), "told");
-    assert_eq!(exec.end().code(), Some(9));
+    assert_eq!(end(&mut exec).code(), Some(9));
 }
 
 #[test]

@@ -145,15 +145,6 @@ impl Ctx<'_> {
         self.task.files().get(fd.0)
     }
 
-    /// Waits until `file` reports one of `interest` (errors always count). `ERESTARTSYS` when a signal comes
-    /// first, `ETIMEDOUT` at the deadline.
-    pub fn wait_ready(&self, file: &fd::OpenFile, interest: Events, deadline: Deadline) -> Result<Events> {
-        self.task.block(deadline, |table| {
-            let ready = file.file.poll(table) & (interest | Events::ALWAYS);
-            (!ready.is_empty()).then_some(ready)
-        })
-    }
-
     /// Waits until `attempt` yields something. `attempt` must watch its queues in the table before it looks.
     pub fn block<T>(&self, deadline: Deadline, attempt: impl FnMut(&mut PollTable) -> Option<T>) -> Result<T> {
         self.task.block(deadline, attempt)

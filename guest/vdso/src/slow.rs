@@ -6,10 +6,8 @@ use crate::seq::Word;
 use crate::time::{
     CLOCK_BOOTTIME, CLOCK_MONOTONIC_COARSE, CLOCK_MONOTONIC_RAW, CLOCK_REALTIME, CLOCK_REALTIME_COARSE, CLOCK_TAI, Pair,
 };
-use crate::vvar::{Fine, Moment, TRIES, Words, mode, word};
+use crate::vvar::{Fine, Look, Moment, TRIES, Words, hypervisors, mode, starts_ticking, word};
 use crate::{cpu, page, raw};
-
-const NSEC_PER_SEC: u64 = 1_000_000_000;
 
 /// A clock as the slow path sees it.
 #[derive(Clone, Copy)]
@@ -29,21 +27,6 @@ impl Kind {
             _ => Fine::Monotonic,
         };
         Kind { fine, coarse: matches!(clock, CLOCK_REALTIME_COARSE | CLOCK_MONOTONIC_COARSE) }
-    }
-
-    /// MONOTONIC, from elsewhere, as this clock; `None` for what is no sum of it.
-    fn from_monotonic(self, words: &Words<'_>, ns: u64) -> Option<Moment> {
-        let mono = Moment { sec: (ns / NSEC_PER_SEC) as i64, nsec: (ns % NSEC_PER_SEC) as u32 };
-        let real = || mono.after(words.get::<{ word::REAL_OFF_SEC }>() as i64, words.get::<{ word::REAL_OFF_NSEC }>() as u32);
-        match self.fine {
-            Fine::Monotonic => Some(mono),
-            Fine::Realtime => Some(real()),
-            Fine::Boottime => Some(
-                mono.after(words.get::<{ word::BOOT_OFF_SEC }>() as i64, words.get::<{ word::BOOT_OFF_NSEC }>() as u32),
-            ),
-            Fine::Tai => Some(real().after(words.get::<{ word::TAI_OFF_SEC }>() as i64, 0)),
-            Fine::Raw => None,
-        }
     }
 
     /// A coarse clock as it was last published.
@@ -96,7 +79,7 @@ fn attempt(kind: Kind, tsc: u64) -> Outcome {
 }
 
 fn from_counter(kind: Kind, words: &Words<'_>, tsc: u64) -> Outcome {
-    if kind.coarse && words.get::<{ word::COARSE_VALID }>() == 0 && asks_for_ticks(tsc) {
+    if kind.coarse && words.get::<{ word::COARSE_VALID }>() == 0 && starts_ticking(tsc) {
         return Outcome::Refresh;
     }
     match kind.fine.at(words, tsc) {
@@ -113,21 +96,15 @@ fn from_counter(kind: Kind, words: &Words<'_>, tsc: u64) -> Outcome {
 
 fn from_pvclock(kind: Kind, words: &Words<'_>, time: Result<u64, Trouble>) -> Outcome {
     match time {
-        Ok(ns) => match kind.from_monotonic(words, ns) {
-            Some(moment) => Outcome::Done(kind.coarsened(words, moment)),
-            None => Outcome::Call,
+        Ok(monotonic) => match hypervisors(words, kind.fine, monotonic) {
+            Look::Is(moment) => Outcome::Done(kind.coarsened(words, moment)),
+            Look::Again | Look::Not => Outcome::Call,
         },
         Err(Trouble::Again) => Outcome::Again,
         Err(Trouble::Stale) => Outcome::Refresh,
         // The publisher is about to change, or has changed, the mode.
         Err(Trouble::Unstable) => Outcome::Again,
     }
-}
-
-/// Whoever reads coarse clocks all the time should not pay for a counter each time: one reading in 512 asks the kernel
-/// to keep them going for a while. The golden ratio spreads counters that are multiples of something.
-fn asks_for_ticks(tsc: u64) -> bool {
-    tsc.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 55 == 0
 }
 
 /// The time, or else what to ask the kernel.

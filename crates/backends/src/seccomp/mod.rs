@@ -84,12 +84,6 @@ impl SeccompPlatform {
     pub fn start_and(meanwhile: impl FnOnce() + Send + 'static) -> Result<SeccompPlatform, PlatformError> {
         Ok(SeccompPlatform { start: zygote::start(meanwhile)? })
     }
-
-    /// Waits until the first worker has been executed and confined: from then on this process executes nothing and
-    /// fetches no descriptors any more.
-    pub fn ready(&self) -> Result<(), PlatformError> {
-        self.start.wait().map(|_| ())
-    }
 }
 
 impl Platform for SeccompPlatform {

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::perm::Access;
 use super::{PathRef, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
+use crate::abi::linux::RENAME_NOREPLACE;
 use crate::abi::types::{Stat, Statfs, Timespec};
 use crate::fd::File;
 use crate::task::{Cred, Task};
@@ -256,6 +257,16 @@ pub trait Inode: Any + Send + Sync + 'static {
     /// It is a symbolic link.
     fn is_link(&self) -> bool {
         self.kind() == S_IFLNK
+    }
+}
+
+/// What a rename replaces, if anything: `found` is what is called by the new name.
+pub(super) fn replaced<T>(found: Result<T>, flags: u32) -> Result<Option<T>> {
+    match found {
+        Ok(_) if flags & RENAME_NOREPLACE != 0 => Err(Errno::EEXIST),
+        Ok(target) => Ok(Some(target)),
+        Err(Errno::ENOENT) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

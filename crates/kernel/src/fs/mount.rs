@@ -131,19 +131,6 @@ impl MountTable {
         Ok(mount)
     }
 
-    /// Removes a mount that nothing is mounted below; `EBUSY`, `EINVAL` for the root.
-    pub fn unmount(&self, mount: &Arc<Mount>) -> Result<()> {
-        let mut list = self.list.write();
-        let place = mount.place().ok_or(Errno::EINVAL)?;
-        if list.iter().any(|other| other.place().is_some_and(|at| Arc::ptr_eq(&at.mount, mount))) {
-            return Err(Errno::EBUSY);
-        }
-        list.retain(|other| !Arc::ptr_eq(other, mount));
-        let still = list.iter().any(|o| o.place().is_some_and(|at| Arc::ptr_eq(&at.dentry, &place.dentry)));
-        place.dentry.set_mounted(still);
-        Ok(())
-    }
-
     /// What is seen at `place`: the top of what is mounted over it, if anything is.
     pub fn cross(&self, mut place: PathRef) -> PathRef {
         while place.dentry.mounted() {

@@ -4,6 +4,7 @@
 mod maps;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use coracle_platform::{MapSource, Space, Usage};
@@ -27,6 +28,8 @@ pub struct AddressSpace {
     watched: Mutex<HashSet<u64>>,
     /// Ranges that are ours, not the guest's: gaps that make places random. Start and end.
     hidden: Mutex<Vec<(u64, u64)>>,
+    /// Tasks that run in it (`mm_users`).
+    users: AtomicUsize,
     /// System V segments that are attached.
     pub shm: Mutex<Vec<crate::ipc::sysv::shm::Attachment>>,
 }
@@ -69,6 +72,32 @@ pub struct Image {
     pub no_huge_pages: bool,
 }
 
+/// A task in an address space. Whoever looks at the space meanwhile holds it, but does not count.
+pub(crate) struct User {
+    pub mm: Arc<AddressSpace>,
+    gone: AtomicBool,
+}
+
+impl User {
+    pub fn of(mm: Arc<AddressSpace>) -> User {
+        mm.users.fetch_add(1, Ordering::SeqCst);
+        User { mm, gone: AtomicBool::new(false) }
+    }
+
+    /// The task runs there no more; what is left of it may still be asked about the space.
+    pub fn leave(&self) {
+        if !self.gone.swap(true, Ordering::SeqCst) && self.mm.users.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.mm.let_go();
+        }
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
 impl AddressSpace {
     /// Nothing is known of it yet.
     pub fn new(space: Arc<dyn Space>) -> Arc<AddressSpace> {
@@ -79,6 +108,7 @@ impl AddressSpace {
             files: Mutex::default(),
             watched: Mutex::default(),
             hidden: Mutex::default(),
+            users: AtomicUsize::new(0),
             shm: Mutex::default(),
         })
     }
@@ -92,12 +122,18 @@ impl AddressSpace {
             files: Mutex::new(self.files.lock().clone()),
             watched: Mutex::default(),
             hidden: Mutex::new(self.hidden.lock().clone()),
+            users: AtomicUsize::new(0),
             shm: Mutex::new(self.shm.lock().clone()),
         })
     }
 
-    /// Its last user ends: segments are detached, the program's file may be written again.
-    pub(crate) fn let_go(&self) {
+    /// Only one task runs in it.
+    pub(crate) fn has_one_user(&self) -> bool {
+        self.users.load(Ordering::SeqCst) == 1
+    }
+
+    /// Its last user has gone: segments are detached, the program's file may be written again (`mmput()`).
+    fn let_go(&self) {
         let segments = std::mem::take(&mut *self.shm.lock());
         let text = self.image.lock().text.take();
         drop((segments, text));

@@ -34,7 +34,7 @@ pub use state::{
     AltStack, ProcessSignals, SS_DISABLE, TaskSignals, pending, pending_for, restore_mask_unless, set_action,
     set_blocked, set_temporary_mask,
 };
-pub(crate) use state::{await_signals, forget_timer, recalculate, take};
+pub(crate) use state::{await_signals, forget_timer, resumed, take};
 
 pub use crate::time::ProcessTimers;
 use crate::{Errno, Result};

@@ -135,6 +135,12 @@ impl TaskSignals {
         self.chosen.store(true, Ordering::SeqCst);
     }
 
+    /// `recalc_sigpending()`: after a change of the mask, a stop, or a signal taken, the thread takes whatever of
+    /// the process's queue it does not block, chosen or not.
+    fn recalculate(&self, shared: &Pending) {
+        self.chosen.store(!shared.set().minus(self.blocked()).is_empty(), Ordering::SeqCst);
+    }
+
     /// `wants_signal()`: does not block it and is not leaving.
     pub(super) fn wants(&self, signal: Signal) -> bool {
         !self.blocked().has(signal) && !self.own().exiting
@@ -210,11 +216,9 @@ pub fn pending(task: &Task) -> bool {
     !task.signals.pending_set().union(shared).minus(task.signals.blocked()).is_empty()
 }
 
-/// `recalc_sigpending()`: after a change of the mask, a stop, or a signal taken, the thread takes whatever of the
-/// process's queue it does not block, chosen or not.
-pub(crate) fn recalculate(task: &Task) {
-    let shared = task.process.signals.shared();
-    task.signals.chosen.store(!shared.set().minus(task.signals.blocked()).is_empty(), Ordering::SeqCst);
+/// The thread goes on after a stop, for which nobody was chosen.
+pub(crate) fn resumed(task: &Task) {
+    task.signals.recalculate(&task.process.signals.shared());
 }
 
 /// Signals pending for this thread or its process (`sigpending(2)` before masking).
@@ -238,8 +242,7 @@ fn dequeue(task: &Task, among: SigSet) -> Option<(Signal, SigInfo, Option<u64>)>
             taken
         }
     };
-    let left = shared.set().minus(task.signals.blocked());
-    task.signals.chosen.store(!left.is_empty(), Ordering::SeqCst);
+    task.signals.recalculate(&shared);
     Some(taken)
 }
 
@@ -291,8 +294,7 @@ pub fn set_blocked(task: &Task, mask: SigSet) -> SigSet {
     let orphans = {
         let shared = task.process.signals.shared();
         let old = SigSet(task.signals.blocked.swap(mask.blockable().0, Ordering::SeqCst));
-        let left = shared.set().minus(mask.blockable());
-        task.signals.chosen.store(!left.is_empty(), Ordering::SeqCst);
+        task.signals.recalculate(&shared);
         let newly = mask.blockable().minus(old);
         let orphans = shared.set().intersection(newly);
         if orphans.is_empty() {

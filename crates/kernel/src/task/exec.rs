@@ -21,7 +21,7 @@ use crate::call::{After, Ctx};
 use crate::fd::{Io, OpenFile};
 use crate::fs::{Access, MountFlags, Opening, PathRef, Resolve, S_IFREG, Walk, Who};
 use crate::mem::{UserMemory, VecSink};
-use crate::mm::AddressSpace;
+use crate::mm::{self, AddressSpace};
 use crate::task::Caps;
 use crate::{Errno, Result, SysResult, signal};
 
@@ -327,13 +327,13 @@ fn become_program(
         return Err(Errno::EAGAIN);
     }
     let old = task.mm();
-    let alone = super::exit::is_alone(&old);
+    let alone = old.has_one_user();
     let _ = robust::release(task, &*old.space, cx.thread, alone);
     super::exit::account_thread(task);
     usage::settle_space(&task.process, &old);
     *task.rseq.lock() = None;
     *task.control.lock() = thread.control();
-    *task.mm.lock() = mm.clone();
+    *task.mm.lock() = mm::User::of(mm.clone());
     *task.process.mm.lock() = Some(mm);
     if let Some(vfork) = task.process.vfork.lock().take() {
         vfork.fulfil();
@@ -353,7 +353,7 @@ fn become_program(
 
 /// A program that was started from outside is in place; the task has not run.
 pub(super) fn become_first(task: &Arc<Task>, program: &Program, mm: Arc<AddressSpace>) {
-    *task.mm.lock() = mm.clone();
+    *task.mm.lock() = mm::User::of(mm.clone());
     *task.process.mm.lock() = Some(mm);
     change_identity(task, program);
 }

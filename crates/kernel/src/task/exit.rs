@@ -21,16 +21,14 @@ const CLD_DUMPED: i32 = 3;
 pub(super) fn finish(task: &Arc<Task>, mut thread: Box<dyn Thread>) {
     let mm = task.mm();
     if !task.worker_is_gone() {
-        let _ = robust::release(task, &*mm.space, &mut *thread, is_alone(&mm));
+        let _ = robust::release(task, &*mm.space, &mut *thread, mm.has_one_user());
     }
     signal::task_exits(task);
     close_files(task, task.take_files());
     account_thread(task);
+    // Whoever is told of the death finds it done (exit_mm() comes before exit_notify()).
+    task.mm.lock().leave();
     if leave(task) {
-        // Whoever is told of the death finds it done (exit_mm() comes before exit_notify()).
-        if is_alone(&mm) {
-            mm.let_go();
-        }
         end_process(task);
     } else {
         task.process.check_stopped();
@@ -42,11 +40,6 @@ pub(super) fn finish(task: &Arc<Task>, mut thread: Box<dyn Thread>) {
     if task.world.ending() {
         task.world.thread_gone();
     }
-}
-
-/// Only the calling thread still runs in `mm`: one reference is its own, one its process's, one in our hands.
-pub(super) fn is_alone(mm: &Arc<crate::mm::AddressSpace>) -> bool {
-    Arc::strong_count(mm) <= 3
 }
 
 /// Closes every descriptor if this was the last user of the table.

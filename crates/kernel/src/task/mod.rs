@@ -45,7 +45,7 @@ use crate::abi::linux::{RLIM_NLIMITS, RLIMIT_NOFILE};
 use crate::abi::types::Rlimit;
 use crate::fd::FdTable;
 use crate::fs::FsContext;
-use crate::mm::AddressSpace;
+use crate::mm::{self, AddressSpace};
 use crate::signal;
 use crate::syscalls::{sched, system};
 use crate::wait::{Deadline, PollTable, WaitQueue, Waiter, Wake};
@@ -69,7 +69,7 @@ pub struct Task {
     /// Sleeping place of the kernel thread that serves this task.
     pub waiter: Arc<Waiter>,
     control: Mutex<Arc<dyn ThreadControl>>,
-    mm: Mutex<Arc<AddressSpace>>,
+    mm: Mutex<mm::User>,
     files: Mutex<Arc<FdTable>>,
     fs: Mutex<Arc<FsContext>>,
     cred: Mutex<Arc<Cred>>,
@@ -159,7 +159,7 @@ impl Task {
             tid: AtomicU32::new(seed.tid),
             waiter: Waiter::unbound(),
             control: Mutex::new(seed.control),
-            mm: Mutex::new(seed.mm),
+            mm: Mutex::new(mm::User::of(seed.mm)),
             files: Mutex::new(seed.files),
             fs: Mutex::new(seed.fs),
             cred: Mutex::new(seed.cred),
@@ -182,12 +182,12 @@ impl Task {
 
     /// The address space it runs in.
     pub fn mm(&self) -> Arc<AddressSpace> {
-        self.mm.lock().clone()
+        self.mm.lock().mm.clone()
     }
 
     /// The platform's side of that.
     pub fn space(&self) -> Arc<dyn Space> {
-        self.mm.lock().space.clone()
+        self.mm.lock().mm.space.clone()
     }
 
     /// What `exit(2)` of this thread alone was given, as a wait status.

@@ -94,6 +94,5 @@ pub(super) fn stopped(task: &Arc<Task>) {
         let mut group = process.group.lock();
         group.stopped_threads = group.stopped_threads.saturating_sub(1);
     }
-    // Nobody was chosen for what came meanwhile.
-    signal::recalculate(task);
+    signal::resumed(task);
 }

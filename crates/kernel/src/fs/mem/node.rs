@@ -9,9 +9,10 @@ use parking_lot::Mutex;
 
 use super::{Data, MemFile, Shared, cost};
 use crate::abi::PAGE_SIZE;
-use crate::abi::linux::{RENAME_EXCHANGE, RENAME_NOREPLACE, XATTR_CREATE, XATTR_REPLACE};
+use crate::abi::linux::{RENAME_EXCHANGE, XATTR_CREATE, XATTR_REPLACE};
 use crate::abi::types::{Stat, Timespec};
 use crate::fd::File;
+use crate::fs::inode::replaced;
 use crate::fs::{
     DirFile, Inode, Listed, NewNode, Opening, S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, SetAttr, SetTime, Slot,
     Who, dev, dirent_kind, now,
@@ -342,14 +343,7 @@ impl Inode for MemInode {
         let to = to.as_any().downcast_ref::<MemInode>().ok_or(Errno::EXDEV)?;
         let _moves = self.shared.moves.lock();
         let node = self.find(old)?;
-        let target = match to.find(new) {
-            Ok(target) => Some(target),
-            Err(Errno::ENOENT) => None,
-            Err(error) => return Err(error),
-        };
-        if flags & RENAME_NOREPLACE != 0 && target.is_some() {
-            return Err(Errno::EEXIST);
-        }
+        let target = replaced(to.find(new), flags)?;
         let is_dir = |node: &MemInode| i64::from(node.kind == S_IFDIR);
         if flags & RENAME_EXCHANGE != 0 {
             let target = target.ok_or(Errno::ENOENT)?;

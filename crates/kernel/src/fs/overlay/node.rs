@@ -11,9 +11,10 @@ use std::sync::{Arc, Weak};
 use parking_lot::{Mutex, RwLock};
 
 use super::{OverlayFile, Shared};
-use crate::abi::linux::{O_ACCMODE, O_RDONLY, O_TRUNC, RENAME_EXCHANGE, RENAME_NOREPLACE};
+use crate::abi::linux::{O_ACCMODE, O_RDONLY, O_TRUNC, RENAME_EXCHANGE};
 use crate::abi::types::Stat;
 use crate::fd::File;
+use crate::fs::inode::replaced;
 use crate::fs::mem::MemInode;
 use crate::fs::perm::{self, Access};
 use crate::fs::{
@@ -365,14 +366,7 @@ impl Inode for Node {
         let to = downcast(to)?;
         let _moves = self.shared.moves.lock();
         let node = self.find(old)?;
-        let target = match to.find(new) {
-            Ok(target) => Some(target),
-            Err(Errno::ENOENT) => None,
-            Err(error) => return Err(error),
-        };
-        if flags & RENAME_NOREPLACE != 0 && target.is_some() {
-            return Err(Errno::EEXIST);
-        }
+        let target = replaced(to.find(new), flags)?;
         self.touch()?;
         to.touch()?;
         node.attributes_up()?;

@@ -58,7 +58,7 @@ fn read_all(file: &File) -> String {
 /// A random UUID (version 4).
 pub fn uuid() -> String {
     let mut bytes = [0; 16];
-    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    let _ = crate::world::random_bytes(&mut bytes);
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
     let mut text = String::with_capacity(36);
