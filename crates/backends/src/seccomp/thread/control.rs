@@ -143,12 +143,19 @@ impl ThreadControl for Control {
         (user, total - user)
     }
 
+    /// It waits for a futex of the guest's. Nothing else that the platform executes sleeps; a thread on its way into
+    /// life, in an order or waiting for the kernel's answer is at work.
     fn asleep(&self) -> bool {
-        // While the kernel serves it, the thread waits for the answer: that is work.
-        let waits = self.port.state().load(Ordering::SeqCst) & TURN == POSTED;
-        let text = self.text("stat");
-        let state = text.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
-        !waits && matches!(state, Some('S' | 'D'))
+        if self.port.state().load(Ordering::SeqCst) & TURN == POSTED {
+            return false;
+        }
+        // proc_pid_syscall(5): the number, six arguments, SP and PC of a thread that sleeps.
+        let text = self.text("syscall");
+        let mut fields = text.split_whitespace();
+        let number = fields.next().and_then(|number| number.parse::<i64>().ok());
+        let word = fields.next().and_then(|word| u64::from_str_radix(word.strip_prefix("0x")?, 16).ok());
+        let in_shim = |address: u64| address >> 32 == self.worker.base >> 32;
+        number == Some(libc::SYS_futex) && word.is_some_and(|word| !in_shim(word))
     }
 
     fn set_affinity(&self, cpus: &[usize]) -> Result<(), Errno> {
