@@ -14,6 +14,8 @@ mod develop;
 mod languages;
 #[path = "programs/shell.rs"]
 mod shell;
+#[path = "programs/stress.rs"]
+mod stress;
 
 use std::process::ExitCode;
 
@@ -26,6 +28,7 @@ fn main() -> ExitCode {
         develop::cases(),
         languages::cases(),
         shell::cases(),
+        stress::cases(),
     ];
     coracle_testkit::run(tables.into_iter().flatten().collect())
 }
