@@ -42,6 +42,11 @@ pub trait Platform: Send + Sync {
     /// The name the user chose it by.
     fn name(&self) -> &'static str;
 
+    /// `AT_RSEQ_FEATURE_SIZE` and `AT_RSEQ_ALIGN` of the areas that [`Thread::rseq`] takes, if it takes any.
+    fn rseq_features(&self) -> Option<(u64, u64)> {
+        None
+    }
+
     /// The pages that the vDSO of every address space reads, where there is a vDSO.
     fn vvar(&self) -> Option<Arc<VvarMemory>> {
         None

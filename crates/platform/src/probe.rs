@@ -59,6 +59,13 @@ pub fn mseal() -> Result<(), Refusal> {
     Ok(())
 }
 
+/// What the host tells its own programs of the areas that rseq(2) takes: `AT_RSEQ_FEATURE_SIZE`, `AT_RSEQ_ALIGN`.
+pub fn rseq_features() -> Option<(u64, u64)> {
+    // SAFETY: getauxval(3) reads a table that libc keeps, and knows every key.
+    let (size, align) = unsafe { (libc::getauxval(27), libc::getauxval(28)) };
+    (size != 0).then_some((size, align))
+}
+
 /// Is rseq(2) there? A registration with impossible arguments says EINVAL (or EBUSY, EPERM once libc has
 /// registered), a host without it ENOSYS.
 pub fn rseq() -> bool {

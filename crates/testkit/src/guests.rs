@@ -113,7 +113,12 @@ impl Variant {
             Variant::Dynamic => ("/usr/bin/cc", "gcc", &[]),
             Variant::Static => ("/usr/bin/cc", "gcc", &["-static", "-no-pie"]),
             Variant::StaticPie => ("/usr/bin/cc", "gcc", &["-static-pie", "-fPIE"]),
-            Variant::Musl => ("/usr/bin/musl-gcc", "musl-tools", &["-static"]),
+            // Headers that musl leaves to the kernel (linux/futex.h) come from the system's, after musl's own.
+            Variant::Musl => (
+                "/usr/bin/musl-gcc",
+                "musl-tools",
+                &["-static", "-idirafter", "/usr/include", "-idirafter", "/usr/include/x86_64-linux-gnu"],
+            ),
         };
         if !Path::new(path).exists() {
             return Err(no_compiler(Path::new(path), package));

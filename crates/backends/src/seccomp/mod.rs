@@ -107,6 +107,10 @@ impl Platform for SeccompPlatform {
     fn name(&self) -> &'static str {
         "seccomp"
     }
+
+    fn rseq_features(&self) -> Option<(u64, u64)> {
+        coracle_platform::probe::rseq_features()
+    }
 }
 
 /// Eight random bytes of the host.

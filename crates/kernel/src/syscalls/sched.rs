@@ -275,7 +275,11 @@ fn membarrier(_cx: &mut Ctx<'_>, command: i32, flags: u32, _cpu: i32) -> SysResu
 
 /// The host's own registration, remembered so that a dying thread can take it back in time.
 fn rseq(cx: &mut Ctx<'_>, area: u64, len: u32, flags: u32, signature: u32) -> SysResult {
-    let result = cx.thread.rseq(area, len, flags, signature).map_err(|_| Errno::ENOSYS)??;
+    let result = match cx.thread.rseq(area, len, flags, signature).map_err(|_| Errno::ENOSYS)? {
+        // A platform that refuses an address does not know of the registration, which is looked at first.
+        Err(Errno::EFAULT) if flags == 0 && cx.task.rseq.lock().is_some() => return Err(Errno::EINVAL),
+        result => result?,
+    };
     *cx.task.rseq.lock() = (flags & RSEQ_UNREGISTER == 0).then_some((area, len, signature));
     Ok(result)
 }

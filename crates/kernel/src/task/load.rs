@@ -221,6 +221,7 @@ fn auxiliary(task: &Task) -> crate::Result<AuxInputs> {
         gid: cred.gid,
         egid: cred.egid,
         random,
+        rseq: task.world.platform.rseq_features(),
         ..AuxInputs::default()
     })
 }
