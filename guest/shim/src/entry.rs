@@ -552,8 +552,18 @@ notify_after:
 clone_call:
     push %r12
     push %r13
+    push %r14
     mov %rdi, %r12
     mov {COOKIE}(%rdi), %r13
+    test %r13, %r13
+    jz 5f
+    /* The child's parent is to be ours (CLONE_PARENT): the kernel. */
+    mov ${GETPPID}, %eax
+    syscall
+    .globl parent_after
+parent_after:
+    mov %rax, %r14
+5:
     mov {ORDER}(%r12), %rax
     mov {ORDER}+8(%r12), %rdi
     mov {ORDER}+16(%r12), %rsi
@@ -565,6 +575,7 @@ clone_call:
 clone_after:
     test %rax, %rax
     jz 1f
+    pop %r14
     pop %r13
     pop %r12
     ret
@@ -584,6 +595,13 @@ clone_after:
     syscall
     .globl deathsig_after
 deathsig_after:
+    /* Has the kernel died before that, nobody tells us. */
+    mov ${GETPPID}, %eax
+    syscall
+    .globl same_parent_after
+same_parent_after:
+    cmp %rax, %r14
+    jne 4f
     mov %r13, %rdi
     mov ${NOTIFY}, %eax
     syscall
@@ -682,6 +700,7 @@ signal_entry:
     EAGER = const 200,
     ACT_TRAP = const port::action::TRAP,
     NOTIFY = const port::NOTIFY_CALL,
+    GETPPID = const 110,
     PORT_SIZE = const port::PORT_SIZE,
     PORTS_OFFSET = const port::PORTS_OFFSET,
     PORTS_SIZE = const port::PORT_SIZE * port::PORT_COUNT,

@@ -46,6 +46,10 @@ pub fn build(base: u64) -> Vec<Instruction> {
         }
         p.finish(ALLOW);
     });
+    // Whether the kernel still lives.
+    for site in [label::PARENT_AFTER, label::SAME_PARENT_AFTER] {
+        p.when(site as u32, |p| single(p, libc::SYS_getppid));
+    }
     // A new address space takes its ports: one mapping, all arguments fixed but the descriptor.
     p.when(label::PORTS_AFTER as u32, |p| {
         p.load(NUMBER);

@@ -390,6 +390,8 @@ fn program(base: u64) -> std::io::Result<OwnedFd> {
 
 /// What the child works with between `clone` and `execveat`. It shares our memory and may not allocate.
 struct Exec {
+    /// Our process.
+    kernel: i32,
     program: i32,
     /// Descriptors to hand over, and the numbers that `boot` expects.
     given: [(i32, i32); 2],
@@ -401,7 +403,8 @@ struct Exec {
 fn execute(program: &OwnedFd, ports: &Ports, vvar: &Vvar) -> std::io::Result<i32> {
     const STACK: usize = 32 << 10;
     let given = [(ports.file().as_raw_fd(), PORTS_FD), (vvar.memory.fd().as_raw_fd(), VVAR_FD)];
-    let mut exec = Exec { program: program.as_raw_fd(), given, errno: 0 };
+    let kernel = std::process::id() as i32;
+    let mut exec = Exec { kernel, program: program.as_raw_fd(), given, errno: 0 };
     let mut stack = vec![0u128; STACK / 16];
     let top = stack.as_mut_ptr_range().end;
     // SAFETY: signal sets are plain data. The child runs `exec_program` on a stack of its own while this thread
@@ -433,6 +436,11 @@ extern "C" fn exec_program(exec: *mut c_void) -> c_int {
     // SAFETY: system calls with valid arguments; `exec` lives in the suspended parent.
     unsafe {
         libc::setsid();
+        // From now on it dies with the kernel: if that has happened already, here.
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        if libc::getppid() != (*exec).kernel {
+            libc::_exit(127);
+        }
         // The default stack makes the host search for free memory from the top down.
         let stack = libc::rlimit { rlim_cur: 8 << 20, rlim_max: libc::RLIM_INFINITY };
         libc::setrlimit(libc::RLIMIT_STACK, &raw const stack);

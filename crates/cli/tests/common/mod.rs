@@ -1,5 +1,8 @@
 //! What the tests of running sandboxes share.
 
+// No file of tests uses all of it.
+#![allow(dead_code)]
+
 use std::process::Child;
 
 pub fn text(bytes: &[u8]) -> String {
