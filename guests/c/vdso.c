@@ -177,7 +177,7 @@ CASE(memory)
 
 	say("[vdso] %d, [vvar] %d", find_line("[vdso]", &start, &end, flags), find_line("[vvar]", &data, &data_end, data_flags));
 	say("%s %s", flags, data_flags);
-	IS(start == v.base && data_end <= start && end - start == 8192);
+	IS(start == v.base && data_end <= start && end - start == (v.size + 4095) / 4096 * 4096);
 	V(mprotect((void *)data, 4096, PROT_READ | PROT_WRITE));
 	V(mprotect((void *)data, 4096, PROT_READ | PROT_WRITE | PROT_EXEC));
 	struct iovec from = { &now, 8 }, to = { (void *)data, 8 };

@@ -15,7 +15,7 @@ pub const SHIM_ALIGN: u64 = 1 << 32;
 pub const PORTS_OFFSET: u64 = 0x1000_0000;
 
 /// Size of the vDSO's image in memory.
-pub const VDSO_SIZE: u64 = 0x2000;
+pub const VDSO_SIZE: u64 = 0x3000;
 /// Size of the vvar pages, which lie directly below the image.
 pub const VVAR_SIZE: u64 = 0x5000;
 /// How far below the shim the zygote has the vvar pages and the image; a program's loader moves them from there.

@@ -91,6 +91,9 @@ pub mod cpu_source {
     pub const LSL: u64 = 2;
 }
 
+/// For [`Vvar::random_map`]: memory that the host may wipe at any time, and does for a forked child (mmap(2)).
+pub const MAP_DROPPABLE: u32 = 0x08;
+
 /// The pages.
 #[repr(C, align(4096))]
 pub struct Vvar {
@@ -104,7 +107,9 @@ pub struct Vvar {
     pub fast_entry: AtomicU64,
     /// [`cpu_source`].
     pub cpu_source: AtomicU64,
-    rest: [u64; (4096 - 256 - 32) / 8],
+    /// Flags with which memory for random states is to be mapped; 0: the vDSO keeps none.
+    pub random_map: AtomicU64,
+    rest: [u64; (4096 - 256 - 40) / 8],
     /// Hypervisor clock ABI, by virtual CPU.
     pub vcpus: [Slot<AtomicU64>; VCPUS],
 }

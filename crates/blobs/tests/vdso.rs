@@ -15,7 +15,7 @@ use object::elf;
 use object::read::elf::{Dyn, ElfFile64, FileHeader, ProgramHeader};
 use object::{LittleEndian as Little, Object, ObjectSection, ObjectSymbol, SymbolKind};
 
-const NAMES: [&str; 5] = ["clock_gettime", "gettimeofday", "time", "getcpu", "clock_getres"];
+const NAMES: [&str; 6] = ["clock_gettime", "gettimeofday", "time", "getcpu", "clock_getres", "getrandom"];
 
 fn file() -> ElfFile64<'static, Little> {
     ElfFile64::parse(VDSO).unwrap()

@@ -6,6 +6,7 @@
 #![no_std]
 #![allow(clippy::missing_safety_doc)]
 
+mod chacha;
 mod cpu;
 mod fast;
 mod note;
@@ -15,6 +16,7 @@ mod port;
 #[path = "../../../crates/abi/src/pvclock.rs"]
 #[allow(dead_code)]
 mod pvclock;
+mod random;
 mod raw;
 #[path = "../../../crates/abi/src/seq.rs"]
 #[allow(dead_code)]

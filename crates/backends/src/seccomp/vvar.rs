@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use coracle_abi::vvar::{TRIES, cpu_source, mode, word};
+use coracle_abi::vvar::{MAP_DROPPABLE, TRIES, cpu_source, mode, word};
 use coracle_blobs::{VDSO, label, vdso};
 use coracle_platform::{Special, VvarMemory};
 
@@ -22,6 +22,7 @@ impl Vvar {
         page.fast_entry.store(base + label::FAST_ENTRY, Ordering::Relaxed);
         let source = if super::has_rdpid() { cpu_source::RDPID } else { cpu_source::LSL };
         page.cpu_source.store(source, Ordering::Relaxed);
+        page.random_map.store(random_map(), Ordering::Relaxed);
         let id = |fd| rustix::fs::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
         let ids = [id(memory.fd())?, id(std::os::fd::AsFd::as_fd(program))?];
         Ok(Vvar { memory, ids })
@@ -41,6 +42,22 @@ impl Vvar {
             None => None,
         }
     }
+}
+
+/// How memory for random states is to be mapped. Of `MAP_DROPPABLE` (Linux 6.11) a forked child sees nothing but zeros;
+/// where the host does not know it, the kernel process voids all states at each fork.
+fn random_map() -> u64 {
+    const PAGE: usize = 4096;
+    let flags = libc::MAP_ANONYMOUS | MAP_DROPPABLE as i32;
+    // SAFETY: a new mapping at an address of the host's choice, which nobody uses before it goes again.
+    unsafe {
+        let memory = libc::mmap(std::ptr::null_mut(), PAGE, libc::PROT_READ, flags, -1, 0);
+        if memory == libc::MAP_FAILED {
+            return (libc::MAP_ANONYMOUS | libc::MAP_PRIVATE) as u64;
+        }
+        libc::munmap(memory, PAGE);
+    }
+    flags as u64
 }
 
 /// The vDSO's image for a kernel of the host's version.

@@ -3,12 +3,13 @@
 use coracle_platform::MemoryCall;
 
 use crate::abi::linux::{
-    MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_GROWSDOWN, MAP_HUGETLB, MAP_NORESERVE, MAP_PRIVATE,
+    MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_GROWSDOWN, MAP_HUGETLB, MAP_LOCKED, MAP_NORESERVE, MAP_PRIVATE,
     MAP_SHARED, MAP_SHARED_VALIDATE, MAP_STACK, MAP_SYNC, MAP_TYPE, MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT,
     MLOCK_ONFAULT, MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE, MS_ASYNC, MS_INVALIDATE, MS_SYNC, PROT_EXEC,
     PROT_GROWSDOWN, PROT_GROWSUP, PROT_READ, PROT_WRITE,
 };
 use crate::abi::types::Iovec;
+use crate::abi::vvar::MAP_DROPPABLE;
 use crate::abi::{PAGE_SIZE, page_ceil, page_floor};
 use crate::call::{After, Ctx, Fd};
 use crate::fd::Mapped;
@@ -109,12 +110,14 @@ fn fix_address(cx: &Ctx<'_>, address: u64, len: u64, fixed: bool) -> Result<u64>
 }
 
 fn map_anonymous(cx: &mut Ctx<'_>, address: u64, len: u64, prot: u32, flags: u32) -> SysResult {
-    let shared = match flags & MAP_TYPE {
-        MAP_PRIVATE => false,
-        MAP_SHARED if flags & MAP_GROWSDOWN == 0 => true,
+    let kind = flags & MAP_TYPE;
+    match kind {
+        MAP_PRIVATE => {}
+        MAP_SHARED if flags & MAP_GROWSDOWN == 0 => {}
+        // The host may not know it and say so (before Linux 6.11).
+        MAP_DROPPABLE if flags & (MAP_GROWSDOWN | MAP_LOCKED) == 0 => {}
         _ => return Err(Errno::EINVAL),
-    };
-    let kind = if shared { MAP_SHARED } else { MAP_PRIVATE };
+    }
     // A stack that grows by itself would grow past what was checked; its mapping is what was asked for.
     let flags = (flags & LEGACY & !(MAP_TYPE | MAP_GROWSDOWN)) | (flags & MAP_FIXED_NOREPLACE) | kind;
     hand_over(cx, MemoryCall::MapAnonymous { address, len, prot, flags })

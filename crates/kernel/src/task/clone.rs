@@ -169,6 +169,7 @@ fn copy_thread(cx: &mut Ctx<'_>, args: &CloneArgs) -> Result<(Box<dyn Thread>, A
         Ok((thread, mm))
     } else {
         let vessel = cx.thread.fork(&mut edit).map_err(refused)?;
+        cx.task.world.clocks.copied_random_states();
         Ok((vessel.thread, mm.forked(vessel.space)))
     }
 }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use coracle_abi::pvclock;
-use coracle_abi::vvar::{Fine, Moment, TRIES, Vvar, mode, seed, word};
+use coracle_abi::vvar::{Fine, MAP_DROPPABLE, Moment, TRIES, Vvar, mode, seed, word};
 use coracle_platform::VvarMemory;
 use parking_lot::{Mutex, MutexGuard};
 
@@ -135,6 +135,15 @@ impl Clocks {
             let next =
                 std::iter::repeat_with(crate::world::random_u64).take(8).find(|next| *next != 0 && *next != last);
             page.random_generation.store(next.unwrap_or(last.wrapping_add(1).max(1)), Ordering::SeqCst);
+        }
+    }
+
+    /// The child of a fork has copies of random states; it has not run yet. They are void from now on, if the host has
+    /// not wiped them. (Before the fork would be too early: other threads of the parent may fill theirs anew meanwhile.)
+    pub fn copied_random_states(&self) {
+        let wiped = u64::from(MAP_DROPPABLE);
+        if self.page().is_some_and(|page| page.random_map.load(Ordering::Relaxed) & wiped == 0) {
+            self.renew_random_generation();
         }
     }
 
