@@ -46,9 +46,9 @@ static void on_step(int sig, siginfo_t *info, void *context)
 		lost++;
 }
 
-static void step(const char *name, long a, long b, long c)
+static void step_five(const char *name, long a, long b, long c, long d, long e)
 {
-	long (*function)(long, long, long) = (long (*)(long, long, long))vdso_function(&vdso, name);
+	long (*function)(long, long, long, long, long) = (long (*)(long, long, long, long, long))vdso_function(&vdso, name);
 	if (!function) {
 		say("no %s", name);
 		return;
@@ -57,10 +57,15 @@ static void step(const char *name, long a, long b, long c)
 	entry_frame = (uint64_t)__builtin_dwarf_cfa();
 	stepping = 1;
 	__asm__ volatile("sub $128, %%rsp; pushfq; orq $0x100, (%%rsp); popfq; add $128, %%rsp" ::: "memory", "cc");
-	long result = function(a, b, c);
+	long result = function(a, b, c, d, e);
 	__asm__ volatile("sub $128, %%rsp; pushfq; andq $~0x100, (%%rsp); popfq; add $128, %%rsp" ::: "memory", "cc");
 	stepping = 0;
 	say("%s = %ld: stepped %s, lost at %d", name, result, places > 3 ? "through" : "not at all", lost);
+}
+
+static void step(const char *name, long a, long b, long c)
+{
+	step_five(name, a, b, c, 0, 0);
 }
 
 CASE(stepping)
@@ -82,6 +87,30 @@ CASE(stepping)
 		step("__vdso_gettimeofday", (long)&tv, 0, 0);
 		step("__vdso_getcpu", (long)&cpu, (long)&node, 0);
 	}
+}
+
+/* Also from where it works without a stack: from the state, into the buffer, by the system call, and not at all. */
+CASE(stepping_getrandom)
+{
+	struct sigaction sa = { .sa_sigaction = on_step, .sa_flags = SA_SIGINFO };
+	static char state[4096] __attribute__((aligned(4096))), bytes[400];
+	static const int lengths[] = { 1, 32, 96, 7, 400, 150 };
+	uint32_t params[16] = { 144 };
+
+	vdso = find_vdso();
+	if (!vdso_function(&vdso, "__vdso_getrandom")) { /* before Linux 6.11 */
+		for (unsigned i = 0; i < 2 * sizeof lengths / sizeof *lengths; i++)
+			say("__vdso_getrandom = %d: stepped through, lost at 0", lengths[i / 2]);
+		say("__vdso_getrandom = -%d: stepped through, lost at 0", EINVAL);
+		return;
+	}
+	sigaction(SIGTRAP, &sa, NULL);
+	((long (*)(void *, long, long, void *, long))vdso_function(&vdso, "__vdso_getrandom"))(NULL, 0, 0, params, -1);
+	for (unsigned i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+		step_five("__vdso_getrandom", (long)bytes, lengths[i], 0, (long)state, params[0]);
+		step_five("__vdso_getrandom", (long)bytes, lengths[i], 0, (long)state, params[0] + 1);
+	}
+	step_five("__vdso_getrandom", (long)bytes, 1, 8, (long)state, params[0]);
 }
 
 /* A signal that comes anywhere: most samples of this loop hit the vDSO. */
