@@ -11,6 +11,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <link.h>
 #include <linux/futex.h>
 #include <pthread.h>
 #include <signal.h>
@@ -18,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
@@ -258,6 +260,49 @@ static uint64_t op_open_close(long n)
 	});
 }
 
+/* --- random bytes ------------------------------------------------------------------------------------- */
+
+static void open_urandom(void) { check((fd_a = open("/dev/urandom", O_RDONLY)) >= 0, "/dev/urandom"); }
+static uint64_t op_read_dev_urandom_1(long n) { TIMED(n, check(read(fd_a, buffer, 1) == 1, "read")); }
+static uint64_t op_getrandom_32(long n) { TIMED(n, check(syscall(SYS_getrandom, buffer, 32, 0) == 32, "getrandom")); }
+
+/* By the vDSO, as a libc that knows it does (glibc 2.41). */
+static ssize_t (*vdso_getrandom)(void *, size_t, unsigned, void *, size_t);
+static void *random_state;
+static uint32_t random_params[16]; /* struct vgetrandom_opaque_params: size, protection, flags */
+
+static void find_getrandom(void)
+{
+	char *base = (char *)getauxval(AT_SYSINFO_EHDR);
+	check(base != NULL, "no vDSO");
+	const ElfW(Phdr) *segment = (void *)(base + ((ElfW(Ehdr) *)base)->e_phoff);
+	while (segment->p_type != PT_DYNAMIC)
+		segment++;
+	const ElfW(Sym) *symbols = NULL;
+	const char *strings = NULL;
+	const uint32_t *hash = NULL;
+	for (const ElfW(Dyn) *entry = (void *)(base + segment->p_vaddr); entry->d_tag != DT_NULL; entry++) {
+		void *at = base + entry->d_un.d_ptr;
+		if (entry->d_tag == DT_SYMTAB)
+			symbols = at;
+		if (entry->d_tag == DT_STRTAB)
+			strings = at;
+		if (entry->d_tag == DT_HASH)
+			hash = at;
+	}
+	for (uint32_t i = 0; i < hash[1]; i++)
+		if (strcmp(strings + symbols[i].st_name, "__vdso_getrandom") == 0)
+			vdso_getrandom = (ssize_t(*)(void *, size_t, unsigned, void *, size_t))(base + symbols[i].st_value);
+	check(vdso_getrandom && vdso_getrandom(NULL, 0, 0, random_params, ~0ul) == 0, "__vdso_getrandom");
+	random_state = mmap(NULL, PAGE, (int)random_params[1], (int)random_params[2], -1, 0);
+	check(random_state != MAP_FAILED, "mmap");
+}
+
+static uint64_t op_getrandom_32_vdso(long n)
+{
+	TIMED(n, check(vdso_getrandom(buffer, 32, 0, random_state, random_params[0]) == 32, "getrandom"));
+}
+
 /* --- memory ------------------------------------------------------------------------------------------- */
 
 static uint64_t op_mmap_touch_munmap_1m(long n)
@@ -485,6 +530,9 @@ static const struct row rows[] = {
 	{"null_port", NULL, op_null_port, NULL},
 	{"null_trap", call_neighbours, op_null_trap, call_neighbours},
 	{"read_dev_zero_1", open_zero, op_read_dev_zero_1, close_file},
+	{"read_dev_urandom_1", open_urandom, op_read_dev_urandom_1, close_file},
+	{"getrandom_32", NULL, op_getrandom_32, NULL},
+	{"getrandom_32_vdso", find_getrandom, op_getrandom_32_vdso, NULL},
 	{"pread_file_16", open_file, op_pread_file_16, close_file},
 	{"read_file_4k", open_file, op_read_file_4k, close_file},
 	{"read_file_1m", open_file, op_read_file_1m, close_file},

@@ -265,10 +265,10 @@ static void compare(struct draw *all, size_t count)
 	say("%zu draws, %zu twice, %zu with zeros", count, twice, zero);
 }
 
-/* CORACLE_LONG=N makes N times as many draws. */
+/* CORACLE_TEST_LONG=N makes N times as many draws. */
 static size_t longer(void)
 {
-	const char *text = getenv("CORACLE_LONG");
+	const char *text = getenv("CORACLE_TEST_LONG");
 	return text && atol(text) > 0 ? (size_t)atol(text) : 1;
 }
 

@@ -73,6 +73,8 @@ pub mod mode {
     pub const PVCLOCK: u64 = 2;
     /// From the page of the CPU the reader runs on.
     pub const PVCLOCK_PER_CPU: u64 = 3;
+    /// The same, with the CPU's number from the limit of a segment whatever else the processor offers.
+    pub const PVCLOCK_PER_CPU_LSL: u64 = 4;
 }
 
 /// Values of [`Vvar::seed`].
@@ -262,11 +264,13 @@ impl Vvar {
         let delta = tsc.wrapping_sub(words.get::<{ word::CYCLES }>());
         match words.get::<{ word::MODE }>() {
             mode::TSC if words.get::<{ word::LIMIT }>() != 0 && (delta as i64) < 0 => Look::Again,
-            mode::PVCLOCK | mode::PVCLOCK_PER_CPU => match pvclock::one_page(&self.vcpus, tsc) {
-                Ok(monotonic) => hypervisors(words, clock, monotonic),
-                Err(Trouble::Again) => Look::Again,
-                Err(Trouble::Stale | Trouble::Unstable) => Look::Not,
-            },
+            mode::PVCLOCK | mode::PVCLOCK_PER_CPU | mode::PVCLOCK_PER_CPU_LSL => {
+                match pvclock::one_page(&self.vcpus, tsc) {
+                    Ok(monotonic) => hypervisors(words, clock, monotonic),
+                    Err(Trouble::Again) => Look::Again,
+                    Err(Trouble::Stale | Trouble::Unstable) => Look::Not,
+                }
+            }
             _ => Look::Not,
         }
     }

@@ -220,6 +220,9 @@ enum ClockArg {
     /// The hypervisor clock ABI's older reader, for measurements.
     #[value(hide = true)]
     PvclockPerCpu,
+    /// The same without `rdpid`.
+    #[value(hide = true)]
+    PvclockPerCpuLsl,
     Syscall,
 }
 
@@ -320,6 +323,7 @@ impl RunArgs {
             ClockArg::Tsc => ClockChoice::Tsc,
             ClockArg::Pvclock => ClockChoice::Pvclock,
             ClockArg::PvclockPerCpu => ClockChoice::PvclockPerCpu,
+            ClockArg::PvclockPerCpuLsl => ClockChoice::PvclockPerCpuLsl,
             ClockArg::Syscall => ClockChoice::Syscall,
         };
         config.wait_policy = match self.wait_policy {

@@ -1,5 +1,7 @@
-//! That libc's clocks, and the number of one's CPU, need no system call: the host's strace, not our own counters, says so.
+//! The vDSO in a live worker: it passes for the host's, and libc's clocks, and the number of one's CPU, need no system
+//! call (the host's strace, not our own counters, says so).
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -78,4 +80,82 @@ fn every_libc_reads_clocks_and_its_cpu_without_system_calls() {
         // 140,000 readings; the kernel's own and those by which the clocks are kept fresh.
         assert!(asked < 1000, "{compiler} {flags:?}: {asked} system calls for time and CPU");
     }
+}
+
+/// Writes the image that the program was told of to its output.
+const DUMP: &str = r#"
+#include <link.h>
+#include <sys/auxv.h>
+#include <unistd.h>
+
+int main(void)
+{
+	const char *base = (const char *)getauxval(AT_SYSINFO_EHDR);
+	const ElfW(Ehdr) *header = (const void *)base;
+	size_t len = header->e_shoff + header->e_shnum * sizeof(ElfW(Shdr));
+	for (size_t done = 0; done < len;) {
+		ssize_t put = write(1, base + done, len - done);
+		if (put <= 0)
+			return 1;
+		done += put;
+	}
+	return 0;
+}
+"#;
+
+/// Type, binding, visibility and name with version of each symbol, and the lines that define versions: what
+/// `readelf -sVW` shows, without addresses and sizes.
+fn outline(dir: &Path, name: &str, image: &[u8]) -> BTreeSet<String> {
+    let file = dir.join(name);
+    std::fs::write(&file, image).unwrap();
+    let shown = Command::new("readelf").arg("-sVW").arg(&file).output().unwrap();
+    assert!(shown.status.success() && shown.stderr.is_empty(), "{}", String::from_utf8_lossy(&shown.stderr));
+    let text = String::from_utf8(shown.stdout).unwrap();
+    let mut lines = BTreeSet::new();
+    for line in text.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            [number, _, _, kind, bind, visibility, section, symbol]
+                if number.strip_suffix(':').is_some_and(|number| number.parse::<u32>().is_ok()) =>
+            {
+                let section = if section.parse::<u32>().is_ok() { "defined" } else { section };
+                lines.insert([kind, bind, visibility, section, symbol].join(" "));
+            }
+            // `0x001c: Rev: 1  Flags: none  Index: 2  Cnt: 1  Name: LINUX_2.6`
+            [_, "Rev:", ref rest @ ..] => _ = lines.insert(rest.join(" ")),
+            _ => {}
+        }
+    }
+    lines
+}
+
+#[test]
+fn symbols_and_versions_are_those_of_the_hosts_vdso() {
+    if !Path::new("/usr/bin/gcc").exists() {
+        eprintln!("skipped: needs /usr/bin/gcc");
+        return;
+    }
+    let dir = tempfile::tempdir_in("/tmp").unwrap();
+    let (source, program) = (dir.path().join("dump.c"), dir.path().join("dump"));
+    std::fs::write(&source, DUMP).unwrap();
+    assert!(Command::new("/usr/bin/gcc").arg("-o").arg(&program).arg(&source).status().unwrap().success());
+    let host = Command::new(&program).output().unwrap();
+    let inside = Command::new(env!("CARGO_BIN_EXE_coracle"))
+        .args(["run", "--bind"])
+        .arg(format!("{0}:{0}:ro", dir.path().display()))
+        .arg("--")
+        .arg(&program)
+        .output()
+        .unwrap();
+    assert!(inside.status.success(), "{}", String::from_utf8_lossy(&inside.stderr));
+    assert_ne!(host.stdout, inside.stdout, "the sandbox has an image of its own");
+    let mut host = outline(dir.path(), "host", &host.stdout);
+    let ours = outline(dir.path(), "inside", &inside.stdout);
+    assert!(host.len() > 10 && ours.iter().any(|line| line == "FUNC WEAK DEFAULT defined getrandom@@LINUX_2.6"));
+    // Enclaves are the host's business; the random function came with Linux 6.11.
+    host.retain(|line| !line.contains("__vdso_sgx_enter_enclave@"));
+    for name in ["GLOBAL DEFAULT defined __vdso_getrandom", "WEAK DEFAULT defined getrandom"] {
+        host.insert(format!("FUNC {name}@@LINUX_2.6"));
+    }
+    assert_eq!(host, ours);
 }

@@ -257,6 +257,8 @@ pub enum ClockChoice {
     Pvclock,
     /// In the vDSO, from the page of the reader's own CPU; for measurements.
     PvclockPerCpu,
+    /// The same, with the CPU's number by `lsl` where `rdpid` would do; for measurements.
+    PvclockPerCpuLsl,
     /// By system call.
     Syscall,
 }

@@ -71,14 +71,15 @@ impl Bench<'_> {
         let mut command = if inside {
             inside_command(self.case, self.target, &self.dir)
         } else {
-            native_command(self.case, &self.dir)
+            native_command(self.case, self.target, &self.dir)
         };
         let shown = show(&command);
         command.stdin(match File::open(&stdin) {
             Ok(file) => Stdio::from(file),
             Err(_) => Stdio::null(),
         });
-        let outcome = exec::run(command, self.case.timeout).map_err(|e| failed(&format!("run {shown}"), e))?;
+        let outcome = exec::run(command, self.case.timeout.saturating_mul(self.target.long))
+            .map_err(|e| failed(&format!("run {shown}"), e))?;
         let _ = fs::remove_file(stdin);
         if self.target.keep {
             let kept = self.dir.with_extension(if inside { "inside" } else { "native" });
@@ -123,21 +124,24 @@ fn remove(dir: &Path) -> io::Result<()> {
     }
 }
 
-fn environment(case: &Case, dir: &Path) -> Vec<(String, String)> {
+fn environment(case: &Case, target: &Target, dir: &Path) -> Vec<(String, String)> {
     let mut env: Vec<(String, String)> =
         [("PATH", "/usr/bin:/bin:/usr/sbin:/sbin"), ("LC_ALL", "C.UTF-8"), ("TZ", "UTC"), ("TERM", "dumb")]
             .map(|(k, v)| (k.to_owned(), v.to_owned()))
             .into();
     env.push(("HOME".to_owned(), dir.to_string_lossy().into_owned()));
     env.extend(case.env.iter().cloned());
+    if target.long > 1 {
+        env.push(("CORACLE_TEST_LONG".to_owned(), target.long.to_string()));
+    }
     env
 }
 
-fn native_command(case: &Case, dir: &Path) -> Command {
+fn native_command(case: &Case, target: &Target, dir: &Path) -> Command {
     let (program, args) = case.argv.split_first().map_or(("", &[][..]), |(p, a)| (p.as_str(), a));
     let mut command = Command::new(program);
     command.args(args).current_dir(dir).env_clear();
-    command.envs(environment(case, dir));
+    command.envs(environment(case, target, dir));
     command
 }
 
@@ -148,7 +152,7 @@ fn inside_command(case: &Case, target: &Target, dir: &Path) -> Command {
         command.arg("--platform").arg(&target.platform);
     }
     command.arg("--write").arg(dir).arg("--workdir").arg(dir).arg("--env-clear");
-    for (key, value) in environment(case, dir) {
+    for (key, value) in environment(case, target, dir) {
         command.arg("--env").arg(format!("{key}={value}"));
     }
     command.args(&target.options).arg("--").args(&case.argv);

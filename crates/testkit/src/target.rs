@@ -11,6 +11,8 @@ pub(crate) struct Target {
     pub coracle: PathBuf,
     /// How often the second run is repeated.
     pub repeat: u32,
+    /// How many times as much cases do that draw lots; 1 in CI.
+    pub long: u32,
     /// More options for `coracle run`, for running the whole table under a variation.
     pub options: Vec<String>,
     pub keep: bool,
@@ -28,6 +30,7 @@ impl Target {
             platform: var("CORACLE_TEST_PLATFORM").unwrap_or_else(|| "auto".to_owned()),
             coracle: var("CORACLE_BIN").map_or_else(beside_this_test, PathBuf::from),
             repeat: var("CORACLE_TEST_REPEAT").and_then(|v| v.parse().ok()).unwrap_or(1),
+            long: var("CORACLE_TEST_LONG").and_then(|v| v.parse().ok()).unwrap_or(1).max(1),
             options: var("CORACLE_TEST_OPTIONS")
                 .map(|v| v.split_whitespace().map(str::to_owned).collect())
                 .unwrap_or_default(),

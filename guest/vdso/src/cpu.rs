@@ -26,16 +26,25 @@ fn both() -> Option<u32> {
             unsafe { asm!("rdpid {}", out(reg) value, options(nomem, nostack, preserves_flags)) };
             Some(value as u32)
         }
-        cpu_source::LSL => {
-            let both: u32;
-            // SAFETY: reads the limit of a segment; the kernel has seen that it is readable.
-            unsafe {
-                asm!("lsl {1:e}, {0:e}", out(reg) both, in(reg) CPUNODE_SEGMENT, options(nomem, nostack, att_syntax));
-            }
-            Some(both)
-        }
+        cpu_source::LSL => Some(limit()),
         _ => None,
     }
+}
+
+#[inline(always)]
+fn limit() -> u32 {
+    let both: u32;
+    // SAFETY: reads the limit of a segment, which Linux has for this.
+    unsafe {
+        asm!("lsl {1:e}, {0:e}", out(reg) both, in(reg) CPUNODE_SEGMENT, options(nomem, nostack, att_syntax));
+    }
+    both
+}
+
+/// The CPU, on any processor.
+#[inline(always)]
+pub fn by_segment() -> u32 {
+    limit() & CPU_MASK
 }
 
 /// The CPU, for readers of per-CPU pages; a number that no CPU has if it is not known.

@@ -63,7 +63,7 @@ enum Outcome {
 fn attempt(kind: Kind, tsc: u64) -> Outcome {
     let take = |words: Words<'_>| match words.get::<{ word::MODE }>() {
         // What is published is the truth, however late who keeps it going: a clock that ran on here would go back.
-        mode::TSC | mode::PVCLOCK | mode::PVCLOCK_PER_CPU
+        mode::TSC | mode::PVCLOCK | mode::PVCLOCK_PER_CPU | mode::PVCLOCK_PER_CPU_LSL
             if kind.coarse && words.get::<{ word::COARSE_VALID }>() != 0 =>
         {
             Outcome::Done(kind.published(&words))
@@ -72,6 +72,9 @@ fn attempt(kind: Kind, tsc: u64) -> Outcome {
         mode::PVCLOCK => from_pvclock(kind, &words, pvclock::one_page(&page().vcpus, tsc)),
         mode::PVCLOCK_PER_CPU => {
             from_pvclock(kind, &words, pvclock::per_cpu(&page().vcpus, cpu::current, raw::ordered_counter))
+        }
+        mode::PVCLOCK_PER_CPU_LSL => {
+            from_pvclock(kind, &words, pvclock::per_cpu(&page().vcpus, cpu::by_segment, raw::ordered_counter))
         }
         _ => Outcome::Call,
     };

@@ -145,6 +145,10 @@ impl Measurer {
         match kind {
             Kind::Inside(name) => self.sample_inside(side, name, false),
             Kind::InsideOneCpu(name) => self.sample_inside(side, name, true),
+            Kind::Against { native, inside } => {
+                let name = if matches!(side, Side::Coracle(_)) { inside } else { native };
+                self.sample_inside(side, name, false)
+            }
             Kind::Whole(program) => self.sample_whole(side, program),
         }
     }

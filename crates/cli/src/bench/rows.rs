@@ -18,6 +18,8 @@ pub enum Kind {
     Inside(&'static str),
     /// The same, with everything bound to one CPU.
     InsideOneCpu(&'static str),
+    /// As `Inside`, but what runs natively is another row of the guest program: what there is without the short cut.
+    Against { native: &'static str, inside: &'static str },
     /// A whole process, from spawn to exit.
     Whole(Program),
 }
@@ -60,6 +62,10 @@ const fn one_cpu(name: &'static str, of: &'static str, goal: Goal, what: &'stati
     Row { name, kind: Kind::InsideOneCpu(of), goal, what }
 }
 
+const fn against(name: &'static str, native: &'static str, goal: Goal, what: &'static str) -> Row {
+    Row { name, kind: Kind::Against { native, inside: name }, goal, what }
+}
+
 const fn whole(name: &'static str, program: Program, goal: Goal, what: &'static str) -> Row {
     Row { name, kind: Kind::Whole(program), goal, what }
 }
@@ -75,6 +81,14 @@ pub const ROWS: &[Row] = &[
     inside("null_trap", Ratio(20.0), "the same from a site that cannot be rewritten"),
     one_cpu("null_trap_1cpu", "null_trap", Ratio(60.0), "null_trap with both sides on one CPU"),
     inside("read_dev_zero_1", Ratio(3.0), "read() of one byte of /dev/zero"),
+    inside("read_dev_urandom_1", Ratio(0.1), "read() of one byte of /dev/urandom"),
+    inside("getrandom_32", Free, "getrandom() of 32 bytes, the system call"),
+    against(
+        "getrandom_32_vdso",
+        "getrandom_32",
+        Ratio(0.25),
+        "getrandom() of 32 bytes by the vDSO, beside the native system call",
+    ),
     inside("pread_file_16", Free, "pread() of 16 bytes of a file"),
     inside("read_file_4k", Ratio(4.0), "read() of 4 KiB of a file, in order"),
     inside("read_file_1m", Ratio(1.5), "pread() of 1 MiB of a file"),
@@ -121,7 +135,12 @@ mod tests {
     #[test]
     fn every_inside_row_is_in_the_guest() {
         for row in ROWS {
-            if let Kind::Inside(name) | Kind::InsideOneCpu(name) = row.kind {
+            let names: &[&str] = match &row.kind {
+                Kind::Inside(name) | Kind::InsideOneCpu(name) => &[name],
+                Kind::Against { native, inside } => &[native, inside],
+                Kind::Whole(_) => &[],
+            };
+            for name in names {
                 assert!(super::super::guest::SOURCE.contains(&format!("{{\"{name}\",")), "{name}");
             }
         }

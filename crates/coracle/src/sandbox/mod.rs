@@ -215,6 +215,7 @@ fn world_config(config: &Config, cpus: Vec<usize>) -> WorldConfig {
             ClockChoice::Tsc => Choice::Tsc,
             ClockChoice::Pvclock => Choice::Pvclock,
             ClockChoice::PvclockPerCpu => Choice::PvclockPerCpu,
+            ClockChoice::PvclockPerCpuLsl => Choice::PvclockPerCpuLsl,
             ClockChoice::Syscall => Choice::Syscall,
         },
         clock_offsets: Offsets::default(),

@@ -40,6 +40,8 @@ pub enum Choice {
     Pvclock,
     /// From those of the CPU that the reader runs on, as hosts without a stable counter require.
     PvclockPerCpu,
+    /// The same, asking for the CPU as processors without `RDPID` do.
+    PvclockPerCpuLsl,
     /// By system call.
     Syscall,
 }
@@ -50,6 +52,7 @@ impl Choice {
             Choice::Auto | Choice::Tsc => mode::TSC,
             Choice::Pvclock => mode::PVCLOCK,
             Choice::PvclockPerCpu => mode::PVCLOCK_PER_CPU,
+            Choice::PvclockPerCpuLsl => mode::PVCLOCK_PER_CPU_LSL,
             Choice::Syscall => mode::NONE,
         }
     }
