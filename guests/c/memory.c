@@ -194,6 +194,11 @@ CASE(madvise)
 	V(mincore(p, 3 * PAGE, vec));
 	V(mincore(p + 1, PAGE, vec));
 	V(mincore(p, PAGE, (void *)8));
+	V(mincore(p, PAGE, (void *)0x7ffffffff000));
+	V(mincore((void *)0x7ffffffff000, PAGE, vec));
+	V(mincore((void *)-4096L, PAGE, vec));
+	V(mincore(p, -1ul, vec));
+	V(mincore(p, 0, vec));
 	V(mlock(p, PAGE));
 	V(munlock(p, PAGE));
 	V(mlock(p, 3 * PAGE));
@@ -298,4 +303,23 @@ CASE(process_vm)
 	say("%s", there);
 	V(cross(false, getpid(), here, (void *)8, 6));
 	V(cross(false, 999999999, here, there, 6));
+}
+
+/* Which pages are there. */
+CASE(residency)
+{
+	unsigned char there[8], *p = mmap(NULL, 8 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	p[0] = p[3 * PAGE] = 1;
+	memset(there, 0xff, sizeof(there));
+	V(mincore(p, 7 * PAGE + 1, there));
+	for (int i = 0; i < 8; i++)
+		say("page %d: %d", i, there[i]);
+	V(madvise(p, PAGE, MADV_DONTNEED));
+	V(mincore(p, PAGE, there));
+	say("page 0: %d, page 1 as it was: %d", there[0], there[1]);
+	V(munmap(p + 5 * PAGE, PAGE));
+	V(mincore(p, 8 * PAGE, there));
+	/* A whole vector page is filled at a time: none of it where a page is missing. */
+	say("page 3: %d", there[3]);
 }

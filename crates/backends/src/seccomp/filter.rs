@@ -124,6 +124,11 @@ fn own_memory(p: &mut Program) {
             p.finish(ALLOW);
         });
     }
+    p.when(libc::SYS_mincore as u32, |p| {
+        p.need_range(0, 1);
+        p.need_guest(2);
+        p.finish(ALLOW);
+    });
     p.when(libc::SYS_madvise as u32, |p| {
         p.need_range(0, 1);
         p.load(high(2));

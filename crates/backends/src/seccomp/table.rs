@@ -26,6 +26,7 @@ const LANE2: &[(libc::c_long, u64)] = &[
     (libc::SYS_mprotect, label::LANE2),
     (libc::SYS_madvise, label::LANE2),
     (libc::SYS_mremap, label::LANE2),
+    (libc::SYS_mincore, label::LANE2),
     (libc::SYS_membarrier, label::LANE2),
     (libc::SYS_sched_yield, label::LANE2),
     (libc::SYS_clock_gettime, label::LANE2_CLOCK),

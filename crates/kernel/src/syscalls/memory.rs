@@ -25,7 +25,7 @@ crate::calls! {
     12 brk brk, 1 Full;
     25 mremap mremap, 5 Full;
     26 msync msync, 3 Full;
-    27 mincore mincore, 3 Partial("all mapped pages are said to be resident");
+    27 mincore mincore, 3 Partial("by the thread itself (lane 2); where that is off, all mapped pages are resident");
     28 madvise madvise, 3 Full;
     149 mlock mlock, 2 Partial("checked, not locked: swap is the host's business");
     150 munlock munlock, 2 Partial("as mlock");
