@@ -99,6 +99,8 @@ pub mod word {
     pub const GUEST_CPU: usize = 0xc4;
     /// u64: time stamp counter when a sleeping kernel thread was woken.
     pub const STAMP: usize = 0xc8;
+    /// u64: the same when the guest's thread last woke up with a reply.
+    pub const WOKEN: usize = 0xd0;
 
     // With requests by handlers.
     /// u64: address of the `ucontext` in the signal stack.

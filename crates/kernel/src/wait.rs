@@ -13,6 +13,7 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use bitflags::bitflags;
+use coracle_platform::waiting::{Waiting, count};
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
@@ -230,18 +231,6 @@ const PREEMPTED: Duration = Duration::from_micros(100);
 const CONVINCED: u32 = 4;
 const MOST_CAUTIOUS: u32 = 1 << 12;
 
-/// Threads of this process that spin here. One CPU stays free for those they wait for.
-static SPINNERS: AtomicU32 = AtomicU32::new(0);
-
-/// CPUs of this process. The main thread is asked: others confine themselves.
-fn cpus() -> u32 {
-    static CPUS: OnceLock<u32> = OnceLock::new();
-    *CPUS.get_or_init(|| {
-        let main = rustix::process::getpid();
-        rustix::thread::sched_getaffinity(Some(main)).map_or(1, |set| set.count())
-    })
-}
-
 impl Eagerness {
     fn is_eager(&self) -> bool {
         let needed = CONVINCED.saturating_add(self.caution.load(Ordering::Relaxed));
@@ -318,16 +307,15 @@ impl Waiter {
 
     /// Before a `wait` without a deadline: spins a little, if that paid off lately and `alone` says that the guest
     /// thread that is served does not spin, too. `true`: woken.
-    pub fn spin(&self, alone: impl FnOnce() -> bool) -> bool {
-        if !self.eagerness.is_eager() || cpus() < 2 || !alone() {
+    pub fn spin(&self, waiting: &Waiting, alone: impl FnOnce() -> bool) -> bool {
+        if !self.eagerness.is_eager() || !waiting.has_room() || !alone() {
+            count(&waiting.counts.wait_slept);
             return false;
         }
-        let room = SPINNERS.fetch_add(1, Ordering::Relaxed) + 1 < cpus();
-        let woken = room && self.spin_a_while();
-        SPINNERS.fetch_sub(1, Ordering::Relaxed);
-        if room {
-            self.eagerness.spun(woken);
-        }
+        let Some(_spinner) = waiting.spin() else { return false };
+        let woken = self.spin_a_while();
+        count(if woken { &waiting.counts.wait_spun } else { &waiting.counts.wait_vain });
+        self.eagerness.spun(woken);
         woken
     }
 
@@ -455,9 +443,10 @@ mod tests {
     fn wakes_reach_spinners_and_sleepers() {
         let (here, there) = (Waiter::current(), Waiter::unbound());
         let turn = Arc::new(AtomicU32::new(0));
+        let waiting = Waiting::default();
         let await_turn = |waiter: &Waiter, turn: &AtomicU32, mine: u32| {
             while turn.load(Ordering::SeqCst) != mine {
-                if !waiter.spin(|| true) {
+                if !waiter.spin(&waiting, || true) {
                     waiter.wait(&[], None);
                 }
             }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use coracle_platform::{LaneCounts, Platform};
+use coracle_platform::{LaneCounts, Platform, Waiting};
 use parking_lot::{Condvar, Mutex};
 
 use crate::SysResult;
@@ -74,6 +74,8 @@ pub trait Tracer: Send + Sync {
 /// One sandbox.
 pub struct World {
     pub platform: Arc<dyn Platform>,
+    /// What waits share, the platform's among them.
+    pub waiting: Arc<Waiting>,
     /// Mounts, locks and watches of files.
     pub vfs: crate::fs::Vfs,
     pub config: WorldConfig,
@@ -117,6 +119,7 @@ impl World {
             clocks: Arc::new(clocks),
             hostname: Mutex::new(config.hostname.clone().into_bytes()),
             domainname: Mutex::new(b"(none)".to_vec()),
+            waiting: platform.waiting(),
             platform,
             vfs,
             config,

@@ -10,6 +10,7 @@ pub mod probe;
 mod regs;
 pub mod startup;
 pub mod vvar;
+pub mod waiting;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use coracle_abi::Errno;
 
 pub use regs::Regs;
 pub use vvar::VvarMemory;
+pub use waiting::Waiting;
 
 /// Why a platform could not do what was asked, in words for the person who runs Coracle.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +47,11 @@ pub trait Platform: Send + Sync {
     /// `AT_RSEQ_FEATURE_SIZE` and `AT_RSEQ_ALIGN` of the areas that [`Thread::rseq`] takes, if it takes any.
     fn rseq_features(&self) -> Option<(u64, u64)> {
         None
+    }
+
+    /// What the waits of this sandbox's kernel threads share.
+    fn waiting(&self) -> Arc<Waiting> {
+        Arc::default()
     }
 
     /// The pages that the vDSO of every address space reads, where there is a vDSO.

@@ -359,7 +359,11 @@ futex_wait_fast:
     jmp 1b
 woken:
     movl $0, %gs:{GUEST_SLEEPS}
-    mov %edx, %eax
+    mov %edx, %ecx
+    rdtsc
+    mov %eax, %gs:{WOKEN}
+    mov %edx, %gs:{WOKEN}+4
+    mov %ecx, %eax
 replied:
     cmp ${REPLIED}, %eax
     jne more
@@ -746,6 +750,7 @@ signal_entry:
     OUT = const word::OUT,
     RESULT = const word::RESULT,
     STAMP = const word::STAMP,
+    WOKEN = const word::WOKEN,
     FORCE_TRAP = const word::FORCE_TRAP,
     XSAVE_SIZE = const word::XSAVE_SIZE,
     ORDER = const word::ORDER,

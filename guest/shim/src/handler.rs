@@ -401,5 +401,6 @@ fn post_and_wait(port: Port, kind: u32) -> u32 {
         value = state.load(SeqCst);
     }
     port.u32(word::GUEST_SLEEPS).store(0, SeqCst);
+    port.u64(word::WOKEN).store(raw::time_stamp(), Relaxed);
     value
 }

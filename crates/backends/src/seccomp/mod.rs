@@ -18,7 +18,7 @@ mod filter;
 mod frame;
 mod memory;
 mod notify;
-pub mod pace;
+mod pace;
 mod plan;
 mod ports;
 mod reaper;
@@ -32,7 +32,7 @@ mod zygote;
 
 use std::sync::Arc;
 
-use coracle_platform::{Death, ForkError, Platform, PlatformError, Vessel, VvarMemory};
+use coracle_platform::{Death, ForkError, Platform, PlatformError, Vessel, VvarMemory, Waiting};
 
 pub use memory::PROCMAP_QUERY;
 use notify::Notifier;
@@ -45,6 +45,7 @@ use zygote::Start;
 pub struct Shared {
     notifier: Arc<Notifier>,
     reaper: Arc<Reaper>,
+    waiting: Arc<Waiting>,
     has_rdpid: bool,
     /// Features and size of the extended state, where the shim may save it.
     xstate: (u64, u32),
@@ -52,9 +53,10 @@ pub struct Shared {
 }
 
 impl Shared {
-    fn new(reaper: Arc<Reaper>, base: u64) -> Shared {
+    fn new(reaper: Arc<Reaper>, waiting: Arc<Waiting>, base: u64) -> Shared {
         let texts = Texts::new(base + coracle_blobs::label::FAST_ENTRY);
-        Shared { notifier: Arc::default(), reaper, has_rdpid: has_rdpid(), xstate: zygote::xstate(), texts }
+        let (has_rdpid, xstate) = (has_rdpid(), zygote::xstate());
+        Shared { notifier: Arc::default(), reaper, waiting, has_rdpid, xstate, texts }
     }
 
     /// A number that nobody can guess, not zero.
@@ -77,12 +79,15 @@ impl SeccompPlatform {
     /// Begins to start the first worker, and returns at once. The kernel process must not be process 1 of a pid
     /// namespace.
     pub fn start() -> Result<SeccompPlatform, PlatformError> {
-        SeccompPlatform::start_and(|| ())
+        SeccompPlatform::start_and(Waiting::default(), || ())
     }
 
     /// As `start`, and has `meanwhile` done on another thread while the first worker makes itself ready.
-    pub fn start_and(meanwhile: impl FnOnce() + Send + 'static) -> Result<SeccompPlatform, PlatformError> {
-        Ok(SeccompPlatform { start: zygote::start(meanwhile)? })
+    pub fn start_and(
+        waiting: Waiting,
+        meanwhile: impl FnOnce() + Send + 'static,
+    ) -> Result<SeccompPlatform, PlatformError> {
+        Ok(SeccompPlatform { start: zygote::start(Arc::new(waiting), meanwhile)? })
     }
 }
 
@@ -98,6 +103,10 @@ impl Platform for SeccompPlatform {
         })?;
         let thread = SeccompThread::docked(started.shared.clone(), worker.clone(), docked);
         Ok(Vessel { space: worker, thread: Box::new(thread) })
+    }
+
+    fn waiting(&self) -> Arc<Waiting> {
+        self.start.waiting()
     }
 
     fn vvar(&self) -> Option<Arc<VvarMemory>> {

@@ -5,11 +5,14 @@
 //! lately; otherwise it sleeps at once, on the guest's own CPU, where waking it is cheapest.
 
 use std::cell::Cell;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use coracle_abi::port::{POSTED, REPLIED, TURN, word};
+use coracle_platform::Waiting;
+use coracle_platform::waiting::{Policy, count, ticks};
+use rustix::thread::CpuSet;
 
 use super::ports::Port;
 
@@ -17,36 +20,24 @@ use super::ports::Port;
 const SPIN: Duration = Duration::from_micros(50);
 /// Looks for the next request before anything is measured or counted: about what a short call takes in the guest.
 const EAGER: u32 = 1000;
-/// A spinning thread that sees the clock jump so far had lost its CPU.
-const PREEMPTED_US: u64 = 100;
-/// A guest spins at most this many `pause`s (about 26 ns each) for a reply.
+/// What a guest that slept may take to wake up, in addition: on a CPU that was halted under a hypervisor 60 us are
+/// usual. Without this who slept once would be found sleeping ever after.
+const WAKING: Duration = Duration::from_micros(150);
+/// A spinning thread that sees the clock jump so far had lost its CPU: to the hypervisor, or to another thread.
+const PREEMPTED: Duration = Duration::from_micros(100);
+/// Losing it to another thread twice within this time means that there is none to spare.
+const CONTENDED: Duration = Duration::from_millis(20);
+/// A thread that shares the guest's CPU moves away to spin beside it; not more often than this.
+const SETTLED: Duration = Duration::from_millis(1);
+/// A guest spins at most this many `pause`s (about 26 ns each) for a reply, and so few where it spun in vain.
 const GUEST_SPIN: u32 = 2000;
+const GUEST_SPIN_LEAST: u32 = 60;
 /// After this many spins in vain in a row, sleep instead.
 const PATIENCE: u32 = 2;
-/// While sleeping, a request this soon after the reply would have been worth a spin.
+/// While sleeping, a request this soon after the reply arrived would have been worth a spin.
 const HOT: Duration = Duration::from_micros(30);
 /// So many such requests in a row, and spinning is tried again.
 const CONVINCED: u32 = 8;
-
-/// Waiting policy, for measurements.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Policy {
-    #[default]
-    Adaptive,
-    Spin,
-    Sleep,
-}
-
-static POLICY: AtomicU32 = AtomicU32::new(0);
-/// Kernel threads that spin now. One per processor but one at most: the guests need room.
-static SPINNERS: AtomicU32 = AtomicU32::new(0);
-static CALIBRATED: AtomicBool = AtomicBool::new(false);
-static TICKS_PER_US: AtomicU32 = AtomicU32::new(1000);
-
-/// Chooses the policy for this process.
-pub fn set_policy(policy: Policy) {
-    POLICY.store(policy as u32, Ordering::Relaxed);
-}
 
 /// Where a kernel thread lets itself run.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -61,6 +52,8 @@ enum Bound {
 
 /// State of one thread's waiting.
 pub struct Pace {
+    waiting: Arc<Waiting>,
+    has_rdpid: bool,
     /// Spinning pays off, as far as is known.
     hot: bool,
     /// Spins in vain in a row (hot), or requests in a row that a spin would have caught (cold).
@@ -70,7 +63,16 @@ pub struct Pace {
     /// When a spin last looked at the clock.
     looked: u64,
     /// Involuntary context switches of this thread, as last asked for.
-    displaced: Option<i64>,
+    switches: Option<i64>,
+    /// When it last lost its CPU, and when it last left its guest's.
+    displaced: Option<u64>,
+    moved: Option<u64>,
+    /// The guest slept when it got the last reply.
+    woken: bool,
+    /// How many `pause`s the guest may spin.
+    guest_spin: u32,
+    /// Time stamp of the present request, while the guest may spin less than it could.
+    arrived: u64,
 }
 
 thread_local! {
@@ -78,31 +80,88 @@ thread_local! {
     static BOUND: Cell<Bound> = const { Cell::new(Bound::Inherited) };
 }
 
-impl Default for Pace {
-    /// A program begins with many calls: spin.
-    fn default() -> Pace {
-        Pace { hot: true, evidence: 0, replied: 0, looked: 0, displaced: None }
-    }
-}
-
 impl Pace {
+    /// A program begins with many calls: spin.
+    pub fn new(waiting: Arc<Waiting>, has_rdpid: bool) -> Pace {
+        Pace {
+            waiting,
+            has_rdpid,
+            hot: true,
+            evidence: 0,
+            replied: 0,
+            looked: 0,
+            switches: None,
+            displaced: None,
+            moved: None,
+            woken: false,
+            guest_spin: GUEST_SPIN,
+            arrived: 0,
+        }
+    }
+
     /// Just before a reply: says where this thread runs and how long the guest may spin next time.
     pub fn replying(&mut self, port: &Port) {
-        port.keep32(word::KERNEL_CPU, current_cpu());
-        let spin = match policy() {
+        let cpu = self.current_cpu();
+        if cpu == port.get32(word::GUEST_CPU) {
+            self.leave(cpu);
+        }
+        port.keep32(word::KERNEL_CPU, self.current_cpu());
+        let spin = match self.waiting.policy() {
             Policy::Sleep => 0,
-            _ => GUEST_SPIN,
+            Policy::Spin => GUEST_SPIN,
+            Policy::Adaptive => self.guest_spin,
         };
         port.keep32(word::SPIN, spin);
         if !self.hot {
-            self.replied = now();
+            self.replied = ticks();
         }
+    }
+
+    /// Takes this thread off its guest's CPU, if it spins. Found there with the next request waiting already, as it is
+    /// when guest and kernel wake each other up in turns, it would never come to spin.
+    #[cold]
+    fn leave(&mut self, cpu: u32) {
+        let (now, settled) = (ticks(), self.waiting.ticks_in(SETTLED));
+        let lately = self.moved.is_some_and(|moved| now.wrapping_sub(moved) < settled);
+        if self.hot && !lately && self.waiting.policy() == Policy::Adaptive && self.waiting.has_room() {
+            self.moved = Some(now);
+            self.bind(Bound::Apart(cpu));
+        }
+    }
+
+    /// Just after it. A guest that slept should have done so sooner, or, if the reply came in time, should have spun
+    /// longer: after calls that block it spins little, after short ones as long as it takes.
+    pub fn replied(&mut self, slept: bool) {
+        self.woken = slept;
+        if slept {
+            count(&self.waiting.counts.guest_slept);
+        } else if self.guest_spin == GUEST_SPIN {
+            return;
+        }
+        let in_vain = slept
+            && (self.guest_spin == GUEST_SPIN || ticks().wrapping_sub(self.arrived) > self.waiting.ticks_in(SPIN));
+        self.guest_spin = match in_vain {
+            true => (self.guest_spin / 4).max(GUEST_SPIN_LEAST),
+            false => (self.guest_spin * 2).min(GUEST_SPIN),
+        };
     }
 
     /// Waits until the state is `POSTED` or anything else than a reply, or `gone` says so. The state it saw last.
     pub fn wait(&mut self, port: &Port, gone: impl Fn() -> bool) -> u32 {
+        let state = self.await_request(port, gone);
+        if self.guest_spin < GUEST_SPIN {
+            self.arrived = ticks();
+        }
+        state
+    }
+
+    fn await_request(&mut self, port: &Port, gone: impl Fn() -> bool) -> u32 {
         let state = port.state().load(Ordering::SeqCst);
         if state & TURN == POSTED || gone() {
+            if !self.hot {
+                // The guest was quick: on the CPU of this thread, which it has displaced.
+                self.judge(true);
+            }
             return state;
         }
         if self.worth_spinning(port)
@@ -114,26 +173,26 @@ impl Pace {
     }
 
     fn worth_spinning(&mut self, port: &Port) -> bool {
-        match policy() {
+        match self.waiting.policy() {
             Policy::Spin => return true,
             Policy::Sleep => return false,
             Policy::Adaptive => {}
         }
-        if cpus() < 2 || !self.hot || SPINNERS.load(Ordering::Relaxed) + 1 >= cpus() {
+        if !self.hot || !self.waiting.has_room() {
             return false;
         }
         let guest = port.get32(word::GUEST_CPU);
-        if guest == current_cpu() || !matches!(BOUND.get(), Bound::Apart(_)) {
-            bind(Bound::Apart(guest));
+        if guest == self.current_cpu() || !matches!(BOUND.get(), Bound::Apart(_)) {
+            self.bind(Bound::Apart(guest));
         }
         true
     }
 
     fn spin(&mut self, port: &Port) -> Option<u32> {
-        let start = now();
-        let long = start.wrapping_sub(std::mem::replace(&mut self.looked, start)) > PREEMPTED_US * ticks_per_us();
-        if long && self.was_displaced() {
-            (self.hot, self.evidence) = (false, 0);
+        let mut start = ticks();
+        let jump = self.waiting.ticks_in(PREEMPTED);
+        let long = start.wrapping_sub(std::mem::replace(&mut self.looked, start)) > jump;
+        if long && self.is_crowded_out() {
             return None;
         }
         for _ in 0..EAGER {
@@ -143,29 +202,59 @@ impl Pace {
                 return Some(state);
             }
         }
-        SPINNERS.fetch_add(1, Ordering::Relaxed);
-        let limit = SPIN.as_micros() as u64 * ticks_per_us();
-        let won = loop {
+        let waiting = self.waiting.clone();
+        let spinner = waiting.spin();
+        if spinner.is_none() && waiting.policy() == Policy::Adaptive {
+            count(&waiting.counts.crowded);
+            return None;
+        }
+        let limit = waiting.ticks_in(if self.woken { SPIN + WAKING } else { SPIN });
+        loop {
             let state = port.state().load(Ordering::SeqCst);
             if state & TURN == POSTED {
                 self.evidence = 0;
-                break Some(state);
+                return Some(state);
             }
             std::hint::spin_loop();
-            let time = now();
-            // Somebody else had this CPU meanwhile: there is none to spare.
-            let preempted = time.wrapping_sub(self.looked) > PREEMPTED_US * ticks_per_us();
-            self.looked = time;
-            if preempted || time.wrapping_sub(start) > limit {
-                self.evidence += if preempted { PATIENCE } else { 1 };
-                if self.evidence >= PATIENCE {
-                    (self.hot, self.evidence) = (false, 0);
+            let time = ticks();
+            let passed = time.wrapping_sub(std::mem::replace(&mut self.looked, time));
+            if passed > jump {
+                if self.is_crowded_out() {
+                    return None;
                 }
-                break None;
+                // What this thread did not see does not count.
+                start = start.wrapping_add(passed);
+            } else if time.wrapping_sub(start) > limit {
+                count(&waiting.counts.vain);
+                self.evidence += 1;
+                if self.evidence >= PATIENCE {
+                    self.give_up();
+                }
+                return None;
             }
-        };
-        SPINNERS.fetch_sub(1, Ordering::Relaxed);
-        won
+        }
+    }
+
+    /// Time has passed that this thread did not see. If another thread had its CPU, and not for the first time lately,
+    /// there is none to spare, and it gives up to spin.
+    fn is_crowded_out(&mut self) -> bool {
+        if !self.was_displaced() {
+            return false;
+        }
+        count(&self.waiting.counts.displaced);
+        let now = ticks();
+        let before = self.displaced.replace(now);
+        let contended = before.is_some_and(|before| now.wrapping_sub(before) < self.waiting.ticks_in(CONTENDED));
+        if contended {
+            self.give_up();
+        }
+        contended
+    }
+
+    /// From now on this thread sleeps.
+    fn give_up(&mut self) {
+        count(&self.waiting.counts.given_up);
+        (self.hot, self.evidence) = (false, 0);
     }
 
     /// Somebody else had this CPU since the last time this was asked. The quick looks of `spin` would not notice:
@@ -177,14 +266,17 @@ impl Pace {
         if unsafe { libc::getrusage(libc::RUSAGE_THREAD, &mut usage) } != 0 {
             return false;
         }
-        self.displaced.replace(usage.ru_nivcsw).is_some_and(|before| before != usage.ru_nivcsw)
+        self.switches.replace(usage.ru_nivcsw).is_some_and(|before| before != usage.ru_nivcsw)
     }
 
     fn sleep(&mut self, port: &Port, gone: impl Fn() -> bool) -> u32 {
         if !self.hot {
             // Waking a thread on the CPU of the waker costs a twentieth of waking one elsewhere.
-            bind(Bound::With(port.get32(word::GUEST_CPU)));
+            self.bind(Bound::With(port.get32(word::GUEST_CPU)));
+            // Whoever is woken there cannot answer while the guest spins.
+            port.keep32(word::KERNEL_CPU, self.current_cpu());
         }
+        count(&self.waiting.counts.slept);
         port.atomic(word::KERNEL_SLEEPS).swap(1, Ordering::SeqCst);
         let state = loop {
             let state = port.state().load(Ordering::SeqCst);
@@ -196,72 +288,56 @@ impl Pace {
         };
         port.atomic(word::KERNEL_SLEEPS).store(0, Ordering::SeqCst);
         if !self.hot {
-            let gap = port.get64(word::STAMP).wrapping_sub(self.replied);
-            self.evidence = if gap < HOT.as_micros() as u64 * ticks_per_us() { self.evidence + 1 } else { 0 };
-            if self.evidence >= CONVINCED {
-                (self.hot, self.evidence) = (true, 0);
-            }
+            // What the guest took to wake up for the reply does not count, for nobody sleeps where both spin. (A guest
+            // that lies about it makes its own calls dearer.)
+            let posted = port.get64(word::STAMP);
+            let hot = self.waiting.ticks_in(HOT);
+            self.judge([self.replied, port.get64(word::WOKEN)].iter().any(|from| posted.wrapping_sub(*from) < hot));
         }
         state
     }
-}
 
-/// Confines the calling thread.
-fn bind(bound: Bound) {
-    if policy() != Policy::Adaptive || cpus() < 2 || BOUND.get() == bound {
-        return;
-    }
-    let mut set = rustix::thread::CpuSet::new();
-    match bound {
-        Bound::With(cpu) if (cpu as usize) < rustix::thread::CpuSet::MAX_CPU => set.set(cpu as usize),
-        Bound::Apart(apart) => {
-            (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| *cpu != apart as usize).for_each(|cpu| set.set(cpu));
+    /// While sleeping: would a spin have caught this request?
+    fn judge(&mut self, soon: bool) {
+        self.evidence = if soon { self.evidence + 1 } else { 0 };
+        if self.evidence >= CONVINCED {
+            (self.hot, self.evidence) = (true, 0);
+            count(&self.waiting.counts.taken_up);
         }
-        _ => (0..rustix::thread::CpuSet::MAX_CPU).for_each(|cpu| set.set(cpu)),
     }
-    if rustix::thread::sched_setaffinity(None, &set).is_ok() {
-        BOUND.set(bound);
+
+    /// Confines the calling thread.
+    fn bind(&self, bound: Bound) {
+        if self.waiting.policy() != Policy::Adaptive || self.waiting.cpus() < 2 || BOUND.get() == bound {
+            return;
+        }
+        let mut set = self.waiting.allowed().clone();
+        match bound {
+            Bound::With(cpu) if is_in(cpu, &set) => {
+                set.clear();
+                set.set(cpu as usize);
+            }
+            Bound::Apart(cpu) if is_in(cpu, &set) => set.unset(cpu as usize),
+            _ => {}
+        }
+        if rustix::thread::sched_setaffinity(None, &set).is_ok() {
+            count(&self.waiting.counts.bound);
+            BOUND.set(bound);
+        }
+    }
+
+    fn current_cpu(&self) -> u32 {
+        if !self.has_rdpid {
+            return rustix::thread::sched_getcpu() as u32;
+        }
+        let value: u64;
+        // SAFETY: reads a register that the processor has; its low twelve bits are the CPU number on Linux
+        // (arch/x86/include/asm/segment.h, `vdso_read_cpunode()`).
+        unsafe { core::arch::asm!("rdpid {}", out(reg) value, options(nomem, nostack, preserves_flags)) };
+        value as u32 & 0xfff
     }
 }
 
-/// CPUs that this process may use, asked before any of its threads confines itself.
-fn cpus() -> u32 {
-    static CPUS: OnceLock<u32> = OnceLock::new();
-    *CPUS.get_or_init(|| rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count()))
-}
-
-fn policy() -> Policy {
-    match POLICY.load(Ordering::Relaxed) {
-        1 => Policy::Spin,
-        2 => Policy::Sleep,
-        _ => Policy::Adaptive,
-    }
-}
-
-fn current_cpu() -> u32 {
-    static RDPID: OnceLock<bool> = OnceLock::new();
-    if !*RDPID.get_or_init(super::has_rdpid) {
-        return rustix::thread::sched_getcpu() as u32;
-    }
-    let value: u64;
-    // SAFETY: reads a register that the processor has; its low twelve bits are the CPU number on Linux
-    // (arch/x86/include/asm/segment.h, `vdso_read_cpunode()`).
-    unsafe { core::arch::asm!("rdpid {}", out(reg) value, options(nomem, nostack, preserves_flags)) };
-    value as u32 & 0xfff
-}
-
-fn now() -> u64 {
-    // SAFETY: RDTSC is available to user space on every host this runs on (the shim uses it too).
-    unsafe { core::arch::x86_64::_rdtsc() }
-}
-
-/// Measured once: a rough figure is enough for bounds.
-fn ticks_per_us() -> u64 {
-    if !CALIBRATED.swap(true, Ordering::Relaxed) {
-        let (start, ticks) = (std::time::Instant::now(), now());
-        while start.elapsed() < Duration::from_micros(50) {}
-        let rate = (now() - ticks) * 1000 / (start.elapsed().as_nanos() as u64).max(1);
-        TICKS_PER_US.store(rate.max(1) as u32, Ordering::Relaxed);
-    }
-    u64::from(TICKS_PER_US.load(Ordering::Relaxed))
+fn is_in(cpu: u32, set: &CpuSet) -> bool {
+    (cpu as usize) < CpuSet::MAX_CPU && set.is_set(cpu as usize)
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use coracle_abi::Errno;
 use coracle_abi::port::{PORT_SIZE, PORTS_OFFSET, SHIM_ALIGN, UNCONFINED, VDSO_SIZE, word};
 use coracle_blobs::SHIM;
-use coracle_platform::{Death, ForkError, Gone, PlatformError, VvarMemory, startup};
+use coracle_platform::{Death, ForkError, Gone, PlatformError, VvarMemory, Waiting, startup};
 use parking_lot::{Condvar, Mutex};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
@@ -39,6 +39,7 @@ const ASIDE_FD: i32 = 10;
 /// own, and whoever needs it waits.
 pub struct Start {
     vvar: Arc<VvarMemory>,
+    waiting: Arc<Waiting>,
     outcome: Mutex<Option<Result<Arc<Started>, PlatformError>>>,
     arrived: Condvar,
 }
@@ -51,10 +52,13 @@ pub struct Started {
 }
 
 /// Begins. `meanwhile` is done while the first worker makes itself ready, on the thread that has executed it.
-pub fn start(meanwhile: impl FnOnce() + Send + 'static) -> Result<Arc<Start>, PlatformError> {
+pub fn start(
+    waiting: Arc<Waiting>,
+    meanwhile: impl FnOnce() + Send + 'static,
+) -> Result<Arc<Start>, PlatformError> {
     require()?;
     let vvar = VvarMemory::new().map_err(host("cannot make the vDSO's data"))?;
-    let start = Arc::new(Start { vvar, outcome: Mutex::default(), arrived: Condvar::new() });
+    let start = Arc::new(Start { vvar, waiting, outcome: Mutex::default(), arrived: Condvar::new() });
     let own = start.clone();
     // One thread starts the zygote and then waits for children: workers are told of the death of the thread that
     // started them, so it must last.
@@ -74,6 +78,11 @@ impl Start {
     /// What the vDSO reads.
     pub fn vvar(&self) -> Arc<VvarMemory> {
         self.vvar.clone()
+    }
+
+    /// What waits share.
+    pub fn waiting(&self) -> Arc<Waiting> {
+        self.waiting.clone()
     }
 
     /// Waits for the end of the start. An error is told once.
@@ -108,7 +117,7 @@ impl Start {
     fn launch(self: &Arc<Start>, reaper: &Arc<Reaper>) -> Result<(), PlatformError> {
         let no_ports = |source| PlatformError::Host { what: "cannot make ports", source };
         let base = (LOWEST + random() % (HIGHEST - LOWEST)) * SHIM_ALIGN;
-        let shared = Arc::new(Shared::new(reaper.clone(), base));
+        let shared = Arc::new(Shared::new(reaper.clone(), self.waiting.clone(), base));
         let ports = Ports::new().map_err(no_ports)?;
         prepare_space(&ports, base, &shared, true);
         put_filter(&ports.port(0), base);

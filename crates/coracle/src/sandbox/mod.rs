@@ -14,15 +14,16 @@ mod view;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use coracle_backends::seccomp::{SeccompPlatform, pace};
+use coracle_backends::seccomp::SeccompPlatform;
 use coracle_kernel::abi::linux::{SIGKILL, SIGTERM};
 use coracle_kernel::task::{Cred, Spawn};
 use coracle_kernel::time::{Choice, Offsets};
 use coracle_kernel::world::{World, WorldConfig};
-use coracle_platform::Platform;
+use coracle_platform::waiting::Policy;
+use coracle_platform::{Platform, Waiting};
 
 use crate::config::{ClockChoice, Config, PlatformChoice, WaitPolicy};
 use crate::control::{Place, Server};
@@ -43,13 +44,13 @@ pub fn run(
 ) -> Result<Outcome, Error> {
     let start = Instant::now();
     logger::install(config.log);
-    pace::set_policy(match config.wait_policy {
-        WaitPolicy::Adaptive => pace::Policy::Adaptive,
-        WaitPolicy::Spin => pace::Policy::Spin,
-        WaitPolicy::Sleep => pace::Policy::Sleep,
-    });
     raise_descriptor_limit();
     let cpus = bind_cpus(config);
+    let waiting = Waiting::new(match config.wait_policy {
+        WaitPolicy::Adaptive => Policy::Adaptive,
+        WaitPolicy::Spin => Policy::Spin,
+        WaitPolicy::Sleep => Policy::Sleep,
+    });
     startup::step("limits of this process set");
     let unreachable = |error: &std::io::Error| {
         log::warn!("coracle ps, kill and exec will not find this sandbox: {error}");
@@ -59,7 +60,7 @@ pub fn run(
     let (closing, close) = confine::close(config, listener);
     startup::step("kernel process confined to its files");
     let platform: Arc<dyn Platform> = match config.platform {
-        PlatformChoice::Auto | PlatformChoice::Seccomp => Arc::new(SeccompPlatform::start_and(close)?),
+        PlatformChoice::Auto | PlatformChoice::Seccomp => Arc::new(SeccompPlatform::start_and(waiting, close)?),
     };
     startup::step("platform on its way");
     let mut view = view::build(config)?;
@@ -265,6 +266,26 @@ fn print_stats(world: &World) {
     eprintln!(
         "calls by lane: 1 (port) {}, 2 (host, own memory) {}, 3 (kernel) {}, 4 (trap) {}; {} bytes staged",
         lanes.lane1, lanes.lane2, lanes.lane3, lanes.lane4, lanes.bytes_staged
+    );
+    let counts = &world.waiting.counts;
+    let figure = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    eprintln!(
+        "waits for guests: slept {}, spun in vain {}, lost the CPU {}, no CPU to spare {}; spinning given up {}, taken \
+         up {}; bound to CPUs {}; guests slept {}",
+        figure(&counts.slept),
+        figure(&counts.vain),
+        figure(&counts.displaced),
+        figure(&counts.crowded),
+        figure(&counts.given_up),
+        figure(&counts.taken_up),
+        figure(&counts.bound),
+        figure(&counts.guest_slept),
+    );
+    eprintln!(
+        "waits for objects: slept {}, ended by spinning {}, spun in vain {}",
+        figure(&counts.wait_slept),
+        figure(&counts.wait_spun),
+        figure(&counts.wait_vain)
     );
     let mut calls: Vec<_> = world
         .stats

@@ -373,7 +373,7 @@ impl Task {
                 return Err(Errno::ETIMEDOUT);
             }
             let sleeps = table.host().is_empty() && deadline.is_none();
-            if !(sleeps && self.waiter.spin(|| self.shares_cpu())) {
+            if !(sleeps && self.waiter.spin(&self.world.waiting, || self.shares_cpu())) {
                 self.waiter.wait(table.host(), deadline);
             }
         }

@@ -77,6 +77,7 @@ impl SeccompThread {
         let port = worker.ports.port(index);
         let port_interrupts = port.get32(word::INTERRUPT_DONE);
         let control = Control::new(worker.clone(), port.clone(), tid, Duration::ZERO);
+        let pace = Pace::new(shared.waiting.clone(), shared.has_rdpid);
         SeccompThread {
             shared,
             worker,
@@ -84,7 +85,7 @@ impl SeccompThread {
             index,
             at: At::Start { ready: false },
             control,
-            pace: Pace::default(),
+            pace,
             posted: 0,
             interrupts: port_interrupts,
             regs: Regs { rflags: 0x202, ..Regs::default() },
@@ -147,9 +148,11 @@ impl SeccompThread {
         // the mark of death: `is_dead` was set before, and whoever waits looks there, too.
         self.port.state().store(state, Ordering::Release);
         fence(Ordering::SeqCst);
-        if self.port.get32(word::GUEST_SLEEPS) != 0 {
+        let slept = self.port.get32(word::GUEST_SLEEPS) != 0;
+        if slept {
             wake_word(self.port.state());
         }
+        self.pace.replied(slept);
         // After the other actions the thread comes back by itself.
         let goes_on =
             matches!(what, action::RETURN | action::CONTINUE | action::CONTINUE_BASES | action::ORDER_RETURN);
