@@ -3,6 +3,15 @@
 //! Spinning on both sides makes a call cost 0.1 us; spinning while both share one processor makes it cost the
 //! whole spin. So the kernel spins only while its guest runs on another CPU, and only as long as that paid off
 //! lately; otherwise it sleeps at once, on the guest's own CPU, where waking it is cheapest.
+//!
+//! Sleeping must not be a trap. Three things look like a guest that makes no calls, and are not:
+//!
+//! 1. A guest that slept takes tens of microseconds to wake up for the reply. That time is not the guest's own
+//!    ([`Pace::sleep`]), and a spin outlasts it ([`WAKING`]).
+//! 2. Guest and kernel may take turns on one CPU, each waking the other up and giving way to it, while another CPU is
+//!    free: the next request is always there already, and nobody ever comes to spin. So a kernel thread that finds
+//!    itself on its guest's CPU leaves it ([`Pace::leave`]), and finding a request there counts as evidence.
+//! 3. Time that the hypervisor took is not lost to another thread ([`Pace::is_crowded_out`]).
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -292,7 +301,9 @@ impl Pace {
             // that lies about it makes its own calls dearer.)
             let posted = port.get64(word::STAMP);
             let hot = self.waiting.ticks_in(HOT);
-            self.judge([self.replied, port.get64(word::WOKEN)].iter().any(|from| posted.wrapping_sub(*from) < hot));
+            self.judge(
+                [self.replied, port.get64(word::WOKEN)].iter().any(|from| posted.wrapping_sub(*from) < hot),
+            );
         }
         state
     }
@@ -311,7 +322,7 @@ impl Pace {
         if self.waiting.policy() != Policy::Adaptive || self.waiting.cpus() < 2 || BOUND.get() == bound {
             return;
         }
-        let mut set = self.waiting.allowed().clone();
+        let mut set = *self.waiting.allowed();
         match bound {
             Bound::With(cpu) if is_in(cpu, &set) => {
                 set.clear();
