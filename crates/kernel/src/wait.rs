@@ -443,20 +443,20 @@ mod tests {
     fn wakes_reach_spinners_and_sleepers() {
         let (here, there) = (Waiter::current(), Waiter::unbound());
         let turn = Arc::new(AtomicU32::new(0));
-        let waiting = Waiting::default();
-        let await_turn = |waiter: &Waiter, turn: &AtomicU32, mine: u32| {
+        let waiting = Arc::new(Waiting::default());
+        fn await_turn(waiting: &Waiting, waiter: &Waiter, turn: &AtomicU32, mine: u32) {
             while turn.load(Ordering::SeqCst) != mine {
-                if !waiter.spin(&waiting, || true) {
+                if !waiter.spin(waiting, || true) {
                     waiter.wait(&[], None);
                 }
             }
-        };
+        }
         let other = {
-            let (here, there, turn) = (here.clone(), there.clone(), turn.clone());
+            let (here, there, turn, waiting) = (here.clone(), there.clone(), turn.clone(), waiting.clone());
             std::thread::spawn(move || {
                 there.bind();
                 for round in 0..20_000 {
-                    await_turn(&there, &turn, 2 * round + 1);
+                    await_turn(&waiting, &there, &turn, 2 * round + 1);
                     turn.store(2 * round + 2, Ordering::SeqCst);
                     here.wake();
                 }
@@ -465,7 +465,7 @@ mod tests {
         for round in 0..20_000 {
             turn.store(2 * round + 1, Ordering::SeqCst);
             there.wake();
-            await_turn(&here, &turn, 2 * round + 2);
+            await_turn(&waiting, &here, &turn, 2 * round + 2);
         }
         other.join().unwrap();
     }
