@@ -92,6 +92,7 @@ impl Waiting {
         }
     }
 
+    #[inline]
     pub fn policy(&self) -> Policy {
         self.policy
     }
@@ -107,6 +108,7 @@ impl Waiting {
     }
 
     /// There is a processor to spin on, as far as one can tell without asking for it.
+    #[inline]
     pub fn has_room(&self) -> bool {
         self.spinners.load(Ordering::Relaxed) + 1 < self.cpus
     }
@@ -119,6 +121,7 @@ impl Waiting {
     }
 
     /// A duration in ticks of the time stamp counter. A rough figure, good enough for bounds.
+    #[inline]
     pub fn ticks_in(&self, time: Duration) -> u64 {
         let mut rate = self.ticks_per_us.load(Ordering::Relaxed);
         if rate == 0 {

@@ -23,7 +23,7 @@ use coracle_platform::Waiting;
 use coracle_platform::waiting::{Policy, count, ticks};
 use rustix::thread::CpuSet;
 
-use super::ports::Port;
+use super::ports::{Port, wake_word};
 
 /// Spin at most this long for the next request.
 const SPIN: Duration = Duration::from_micros(50);
@@ -108,11 +108,19 @@ impl Pace {
         }
     }
 
-    /// Just before a reply: says where this thread runs and how long the guest may spin next time.
-    pub fn replying(&mut self, port: &Port) {
+    /// Right after a reply, which a guest that spins sees already: says where this thread runs and how long the guest
+    /// may spin next time, and wakes a guest up that sleeps.
+    pub fn replied(&mut self, port: &Port) {
+        if !self.hot {
+            self.replied = ticks();
+        }
         let cpu = self.current_cpu();
         if cpu == port.get32(word::GUEST_CPU) {
             self.leave(cpu);
+        }
+        self.woken = port.get32(word::GUEST_SLEEPS) != 0;
+        if self.woken || self.guest_spin != GUEST_SPIN {
+            self.adapt_guest_spin();
         }
         port.keep32(word::KERNEL_CPU, self.current_cpu());
         let spin = match self.waiting.policy() {
@@ -121,9 +129,21 @@ impl Pace {
             Policy::Adaptive => self.guest_spin,
         };
         port.keep32(word::SPIN, spin);
-        if !self.hot {
-            self.replied = ticks();
+        // Last, for it may take this thread's CPU.
+        if self.woken {
+            count(&self.waiting.counts.guest_slept);
+            wake_word(port.state());
         }
+    }
+
+    /// A guest that slept should have done so sooner, or, if the reply came in time, should have spun longer: after
+    /// calls that block it spins little, after short ones as long as it takes.
+    fn adapt_guest_spin(&mut self) {
+        let late = || ticks().wrapping_sub(self.arrived) > self.waiting.ticks_in(SPIN);
+        self.guest_spin = match self.woken && (self.guest_spin == GUEST_SPIN || late()) {
+            true => (self.guest_spin / 4).max(GUEST_SPIN_LEAST),
+            false => (self.guest_spin * 2).min(GUEST_SPIN),
+        };
     }
 
     /// Takes this thread off its guest's CPU, if it spins. Found there with the next request waiting already, as it is
@@ -136,23 +156,6 @@ impl Pace {
             self.moved = Some(now);
             self.bind(Bound::Apart(cpu));
         }
-    }
-
-    /// Just after it. A guest that slept should have done so sooner, or, if the reply came in time, should have spun
-    /// longer: after calls that block it spins little, after short ones as long as it takes.
-    pub fn replied(&mut self, slept: bool) {
-        self.woken = slept;
-        if slept {
-            count(&self.waiting.counts.guest_slept);
-        } else if self.guest_spin == GUEST_SPIN {
-            return;
-        }
-        let in_vain = slept
-            && (self.guest_spin == GUEST_SPIN || ticks().wrapping_sub(self.arrived) > self.waiting.ticks_in(SPIN));
-        self.guest_spin = match in_vain {
-            true => (self.guest_spin / 4).max(GUEST_SPIN_LEAST),
-            false => (self.guest_spin * 2).min(GUEST_SPIN),
-        };
     }
 
     /// Waits until the state is `POSTED` or anything else than a reply, or `gone` says so. The state it saw last.

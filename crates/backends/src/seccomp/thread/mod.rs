@@ -21,7 +21,7 @@ use coracle_platform::{ForkError, Gone, MemoryCall, Regs, Resume, Thread, Thread
 use super::frame::{self, Place};
 use super::notify::Docked;
 use super::pace::Pace;
-use super::ports::{Port, wake_word};
+use super::ports::Port;
 use super::worker::{DEAD, Worker};
 use super::{Shared, rewrite};
 use control::Control;
@@ -142,17 +142,12 @@ impl SeccompThread {
     /// Replies with an action, and interrupts again if that was asked for meanwhile.
     fn reply(&mut self, what: u32) {
         let outputs = self.staging.leave();
-        self.pace.replying(&self.port);
         let state = REPLIED | what << reply::ACTION_SHIFT | outputs << reply::OUTPUTS_SHIFT;
         // A plain store, for it leaves together with that of the result; see `post` in the shim. Should it go over
         // the mark of death: `is_dead` was set before, and whoever waits looks there, too.
         self.port.state().store(state, Ordering::Release);
         fence(Ordering::SeqCst);
-        let slept = self.port.get32(word::GUEST_SLEEPS) != 0;
-        if slept {
-            wake_word(self.port.state());
-        }
-        self.pace.replied(slept);
+        self.pace.replied(&self.port);
         // After the other actions the thread comes back by itself.
         let goes_on =
             matches!(what, action::RETURN | action::CONTINUE | action::CONTINUE_BASES | action::ORDER_RETURN);
