@@ -300,13 +300,13 @@ impl Pace {
         };
         port.atomic(word::KERNEL_SLEEPS).store(0, Ordering::SeqCst);
         if !self.hot {
-            // What the guest took to wake up for the reply does not count, for nobody sleeps where both spin. (A guest
-            // that lies about it makes its own calls dearer.)
+            // What the guest took to wake up for the reply does not count, for nobody sleeps where both spin. A stamp
+            // from before the reply means that the request was there before this thread slept. (A guest that lies
+            // makes its own calls dearer.)
             let posted = port.get64(word::STAMP);
-            let hot = self.waiting.ticks_in(HOT);
-            self.judge(
-                [self.replied, port.get64(word::WOKEN)].iter().any(|from| posted.wrapping_sub(*from) < hot),
-            );
+            let hot = self.waiting.ticks_in(HOT) as i64;
+            let starts = [self.replied, port.get64(word::WOKEN)];
+            self.judge(starts.iter().any(|start| (posted.wrapping_sub(*start) as i64) < hot));
         }
         state
     }
@@ -321,7 +321,7 @@ impl Pace {
     }
 
     /// Confines the calling thread.
-    fn bind(&self, bound: Bound) {
+    fn bind(&mut self, bound: Bound) {
         if self.waiting.policy() != Policy::Adaptive || self.waiting.cpus() < 2 || BOUND.get() == bound {
             return;
         }
@@ -337,6 +337,9 @@ impl Pace {
         if rustix::thread::sched_setaffinity(None, &set).is_ok() {
             count(&self.waiting.counts.bound);
             BOUND.set(bound);
+            // Who displaced it elsewhere, the guest perhaps, says nothing about this place.
+            self.was_displaced();
+            self.looked = ticks();
         }
     }
 
