@@ -1,5 +1,6 @@
 /*
  * One time for all: the vDSO, system calls, waits, timers, files and /proc agree, in every thread.
+ * build: dynamic musl
  * libs: -pthread
  * timeout: 60
  *
@@ -268,6 +269,47 @@ CASE(cpu_time)
 	IS(now(id) >= 50000000 && now(id) < 5000000000LL);
 	kill(child, SIGKILL);
 	waitpid(child, NULL, 0);
+}
+
+static _Atomic long long latest;
+static void *sees(void *arg)
+{
+	long long wrong = 0;
+
+	for (int i = 0; i < 3000; i++) {
+		/* Whatever somebody has latest before, one reads now at least. */
+		long long before = atomic_load(&latest), value = i % 3 ? now(CLOCK_PROCESS_CPUTIME_ID) : call(CLOCK_PROCESS_CPUTIME_ID);
+
+		wrong += value < before;
+		while (before < value && !atomic_compare_exchange_weak(&latest, &before, value))
+			;
+	}
+	*(long long *)arg = wrong;
+	return NULL;
+}
+
+static void *ends_at_once(void *arg)
+{
+	return arg;
+}
+
+/* Eight threads that read it, and others that come and go: it never goes back. */
+CASE(cpu_time_shared)
+{
+	long long wrong[8], sum = 0;
+	pthread_t t[8], short_lived;
+
+	for (int i = 0; i < 8; i++)
+		pthread_create(&t[i], NULL, sees, &wrong[i]);
+	for (int i = 0; i < 100; i++) {
+		MUST(pthread_create(&short_lived, NULL, ends_at_once, NULL) == 0);
+		pthread_join(short_lived, NULL);
+	}
+	for (int i = 0; i < 8; i++) {
+		pthread_join(t[i], NULL);
+		sum += wrong[i];
+	}
+	say("went back %lld times", sum);
 }
 
 /* What goes on in a second spell, after a rest, is the same clock. */

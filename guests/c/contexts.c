@@ -1,5 +1,8 @@
-/* Contexts of handlers that run because of a call which the thread itself makes, over and over, from one site:
-   what the frame says, what comes back, also when the handler jumps away or other signals rain. build: dynamic */
+/*
+ * Contexts of handlers that run because of a call which the thread itself makes, over and over, from one site:
+ * what the frame says, what comes back, also when the handler jumps away or other signals rain.
+ * build: dynamic
+ */
 #include "fixture.h"
 #include <ucontext.h>
 

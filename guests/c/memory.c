@@ -1,4 +1,7 @@
-/* mmap, munmap, mprotect, mremap, madvise, brk: what they do, and what the errors are. build: dynamic static */
+/*
+ * mmap, munmap, mprotect, mremap, madvise, brk: what they do, and what the errors are.
+ * build: dynamic static
+ */
 #include "fixture.h"
 
 #define PAGE 4096

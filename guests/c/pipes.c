@@ -1,4 +1,7 @@
-/* Pipes and FIFOs: capacity, atomicity, ends, SIGPIPE, O_NONBLOCK, splice. */
+/*
+ * Pipes and FIFOs: capacity, atomicity, ends, SIGPIPE, O_NONBLOCK, splice.
+ * build: dynamic musl
+ */
 #include "fixture.h"
 
 static int p[2];

@@ -1,4 +1,7 @@
-/* Random bytes: nobody gets what another got; errors and limits. build: dynamic static */
+/*
+ * Random bytes: nobody gets what another got; errors and limits.
+ * build: dynamic static musl
+ */
 #include "fixture.h"
 #include <sys/ioctl.h>
 #include <sys/mman.h>

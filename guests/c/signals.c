@@ -1,4 +1,7 @@
-/* Handlers: siginfo, masks, flags, nesting, queues, alternate stacks, defaults, job control. build: dynamic */
+/*
+ * Handlers: siginfo, masks, flags, nesting, queues, alternate stacks, defaults, job control.
+ * build: dynamic musl
+ */
 #include "fixture.h"
 
 static volatile sig_atomic_t depth, count;

@@ -1,4 +1,7 @@
-/* Threads, thread-local storage, cancellation, futexes, robust lists. build: dynamic static */
+/*
+ * Threads, thread-local storage, cancellation, futexes, robust lists.
+ * build: dynamic static musl
+ */
 #include "fixture.h"
 #include <semaphore.h>
 
@@ -479,7 +482,7 @@ CASE(tids)
 	V(sched_get_priority_max(SCHED_FIFO));
 	V(sched_get_priority_min(99));
 	unsigned cpu = 9999;
-	V(getcpu(&cpu, NULL));
+	V(syscall(SYS_getcpu, &cpu, NULL, NULL));
 	IS(cpu < 4096);
 }
 
@@ -558,7 +561,7 @@ static void *signalled(void *a)
 	int before = word2;
 
 	(void)a;
-	tgkill(getpid(), gettid(), SIGUSR1);
+	syscall(SYS_tgkill, getpid(), gettid(), SIGUSR1);
 	return (void *)(long)(word2 - before);
 }
 static void *forks(void *a)

@@ -1,7 +1,10 @@
-/* Sleeping, interval timers, POSIX timers, clocks. libs: -lrt
+/*
+ * Sleeping, interval timers, POSIX timers, clocks.
+ * build: dynamic musl
  * libs: -lrt
  */
 #include "fixture.h"
+#include <sys/times.h>
 #include <sys/timex.h>
 
 static volatile int ticks, last_value, last_code;

@@ -1,6 +1,6 @@
 /*
  * The vDSO as a program sees it: its functions and theirs as system calls, what may be done to its memory.
- * build: dynamic static
+ * build: dynamic static musl
  */
 #include "fixture.h"
 #include "vdso.h"
@@ -14,6 +14,7 @@ typedef long cpu_and_node(unsigned *, unsigned *, void *);
 static const int clocks[] = {
 	CLOCK_REALTIME, CLOCK_MONOTONIC, CLOCK_MONOTONIC_RAW, CLOCK_BOOTTIME, CLOCK_TAI,
 	CLOCK_REALTIME_COARSE, CLOCK_MONOTONIC_COARSE, CLOCK_THREAD_CPUTIME_ID,
+	CLOCK_PROCESS_CPUTIME_ID,
 };
 #define CLOCKS (sizeof clocks / sizeof *clocks)
 

@@ -190,6 +190,9 @@ impl Head {
         };
         let comment = source.split("*/").next().unwrap_or_default();
         for line in comment.lines().map(|l| l.trim_start_matches([' ', '*', '/'])) {
+            if line.contains(". build: ") {
+                return Err("`build:` is not at the beginning of its line".to_owned());
+            }
             let Some((key, value)) = line.split_once(':') else {
                 continue;
             };
