@@ -264,6 +264,10 @@ pub trait ThreadControl: Send + Sync {
     /// made. Does nothing to a thread that is stopped already.
     fn interrupt(&self);
 
+    /// It was to stop long ago in order to end, and has not. A thread that cannot be made to stop loses its address
+    /// space; one that waits for a moment of its kernel thread's does not.
+    fn insist(&self) {}
+
     /// Publishes what the thread may answer without the kernel.
     fn publish(&self, identity: &Identity);
 

@@ -124,6 +124,7 @@ fn end_process(task: &Arc<Task>) {
     let world = &process.world;
     signal::process_exits(process);
     super::cpu_limit::forget(process);
+    super::overdue::forget(process);
     *process.last_words.lock() = Some((task.comm(), task.cred()));
     world.ipc.sysv.process_exits(process);
     usage::settle(process);

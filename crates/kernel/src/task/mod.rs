@@ -13,6 +13,7 @@ pub mod exit;
 mod group;
 mod load;
 mod memory_watch;
+mod overdue;
 pub mod pidfd;
 mod pool;
 mod process;

@@ -96,6 +96,8 @@ pub struct Process {
     pub rlimits: Mutex<Rlimits>,
     /// Watches `RLIMIT_CPU` where there is such a limit.
     pub(super) cpu_alarm: Mutex<Option<Arc<crate::time::Alarm>>>,
+    /// Watches that it ends once it was told to.
+    pub(super) overdue: Mutex<Option<Arc<crate::time::Alarm>>>,
     /// `None` for pid 1 and for zombies.
     pub(super) mm: Mutex<Option<Arc<AddressSpace>>>,
     /// Sent to the parent at the end; 0 for none. 17 is SIGCHLD.
@@ -177,6 +179,7 @@ impl Process {
             timers: signal::ProcessTimers::default(),
             rlimits: Mutex::new(seed.rlimits),
             cpu_alarm: Mutex::default(),
+            overdue: Mutex::default(),
             mm: Mutex::new(seed.mm),
             exit_signal: AtomicI32::new(seed.exit_signal),
             child_subreaper: AtomicBool::new(false),
@@ -290,6 +293,7 @@ impl Process {
         }
         self.notify_all();
         self.stop_queue.wake_all();
+        super::overdue::watch(self, wait_status);
     }
 
     /// Makes every thread look whether there is something for it to do.

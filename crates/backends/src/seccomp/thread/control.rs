@@ -11,7 +11,7 @@ use coracle_platform::{Answers, Identity, LaneCounts, ThreadControl};
 use parking_lot::Mutex;
 use rustix::fs::OFlags;
 
-use super::super::ports::Port;
+use super::super::ports::{Port, wake_word};
 use super::super::table;
 use super::super::worker::Worker;
 use crate::host_proc;
@@ -80,6 +80,18 @@ impl ThreadControl for Control {
         fence(Ordering::SeqCst);
         if self.port.state().load(Ordering::SeqCst) & TURN != POSTED {
             self.signal();
+        }
+    }
+
+    /// The state word is the guest's to scribble on. So whoever serves the thread looks again, whatever it says; a
+    /// thread that it calls running has let an interrupt pass for a long time.
+    fn insist(&self) {
+        if !*self.live.lock() {
+            return;
+        }
+        wake_word(self.port.state());
+        if self.port.state().load(Ordering::SeqCst) & TURN != POSTED {
+            self.worker.lied("did not stop when it was to end");
         }
     }
 
