@@ -76,9 +76,15 @@ __asm__(".text\n"
 	"	NUMBERED lseek, 8\n	NUMBERED openat, 257\n	NUMBERED poll, 7\n	NUMBERED nanosleep, 35\n"
 	"	NUMBERED getaffinity, 204\n"
 	/* glibc's read: xor %eax,%eax keeps no flags, so the flags under test are set by it. */
-	".globl site_read\nsite_read:\n	LOAD\n	xor %eax, %eax\n	syscall\n	STORE\n");
+	".globl site_read\nsite_read:\n	LOAD\n	xor %eax, %eax\n	syscall\n	STORE\n"
+	/* Too short for a jump, and the bytes behind it are functions of their own: it traps every time. */
+	".globl site_trapped, neighbour\nsite_trapped:\n	LOAD\n	call 9f\n	STORE\n"
+	".p2align 4\n9:	syscall\n	ret\n"
+	".type neighbour, @function\nneighbour:\n	ret\n	.type after_it, @function\nafter_it:\n	ret\n	.p2align 4\n");
 
 void site_plain(void);
+void site_trapped(void);
+void neighbour(void);
 #define NAMES(X)                                                                                              \
 	X(getpid) X(gettid) X(getppid) X(getuid) X(getpriority) X(write) X(sched_yield) X(madvise) X(mprotect)    \
 	X(futex) X(sigprocmask) X(fstat) X(clock_gettime) X(pread) X(close) X(uname) X(lseek) X(openat) X(poll)   \
@@ -347,4 +353,115 @@ CASE(interrupted)
 	}
 	setitimer(ITIMER_REAL, &never, NULL);
 	say("%u changed, many rounds: %s, many signals: %s", bad, rounds > 100 ? "yes" : "no", ticks > 50 ? "yes" : "no");
+}
+
+/* Calls of every lane from a site that traps each time, while another thread sends signals. */
+static volatile bool over;
+static pid_t target;
+static void *pester(void *arg)
+{
+	const struct timespec moment = { 0, 1000 };
+
+	while (!over) {
+		syscall(SYS_tgkill, getpid(), target, SIGUSR1);
+		nanosleep(&moment, NULL);
+	}
+	return arg;
+}
+
+CASE(interrupted_traps)
+{
+	static char buffer[400];
+	static int word;
+	pthread_t other;
+	int zero = open("/dev/zero", O_RDONLY), rounds = 0, wrong = 0;
+	long end = now_ms() + 1500;
+	const struct {
+		long nr, result;
+		uint64_t args[6];
+	} calls[] = {
+		{ SYS_getpid, getpid(), { 0 } },
+		{ SYS_uname, 0, { ADDRESS(buffer) } },
+		{ SYS_sched_yield, 0, { 0 } },
+		{ SYS_futex, 0, { ADDRESS(&word), FUTEX_WAKE_PRIVATE, 1 } },
+		{ SYS_futex, -EAGAIN, { ADDRESS(&word), FUTEX_WAIT_PRIVATE, 1 } },
+		{ SYS_getpriority, 20, { 0 } },
+		{ SYS_read, 16, { zero, ADDRESS(buffer), 16 } },
+		{ SYS_close, -EBADF, { 999 } },
+		{ SYS_openat, -ENOENT, { AT_FDCWD, ADDRESS("/nowhere/at/all"), O_RDONLY } },
+		{ SYS_rt_sigprocmask, 0, { SIG_BLOCK, 0, ADDRESS(buffer), 8 } },
+		{ SYS_arch_prctl, 0, { 0x1003, ADDRESS(buffer) } },
+	};
+
+	start();
+	neighbour();
+	handle(SIGUSR1, on_tick, SA_RESTART);
+	ticks = 0;
+	bad = 0;
+	target = gettid();
+	pthread_create(&other, NULL, pester, NULL);
+	while (now_ms() < end || ticks <= 50 || rounds <= 100) {
+		for (unsigned i = 0; i < sizeof(calls) / sizeof(*calls); i++) {
+			prepare(calls[i].args, 0x8d5);
+			state.in[0] = calls[i].nr;
+			site_trapped();
+			check("trapped", rounds, true);
+			wrong += (long)state.out[0] != calls[i].result;
+		}
+		rounds++;
+	}
+	over = true;
+	pthread_join(other, NULL);
+	say("%u changed, %d results wrong", bad, wrong);
+}
+
+/* A signal that comes while calls are made arrives although no further call is. */
+static volatile int wanted;
+static void *once_each(void *arg)
+{
+	int sent = 0;
+
+	while (!over) {
+		if (sent == wanted) {
+			sched_yield();
+			continue;
+		}
+		sent = wanted;
+		syscall(SYS_tgkill, getpid(), target, SIGUSR1);
+	}
+	return arg;
+}
+
+CASE(no_signal_is_late)
+{
+	static const long calls[] = { SYS_getpid, SYS_sched_yield, SYS_getpriority };
+	static void (*const sites[])(void) = { site_trapped, site_plain };
+	pthread_t other;
+	int late = 0;
+
+	start();
+	handle(SIGUSR1, on_tick, SA_RESTART);
+	ticks = 0;
+	target = gettid();
+	pthread_create(&other, NULL, once_each, NULL);
+	for (int i = 1; i <= 1000 && !late; i++) {
+		int count = rnd() >> 33 & 63;
+
+		prepare((const uint64_t[6]){ 0 }, 0x8d5);
+		state.in[0] = calls[i % 3];
+		wanted = i;
+		for (int j = 0; j < count && ticks < i; j++)
+			sites[i & 1]();
+		/* Half a minute without any call, the vDSO's included. */
+		for (long spins = 0; ticks < i; spins++) {
+			__builtin_ia32_pause();
+			if (spins > 1000000000) {
+				late++;
+				break;
+			}
+		}
+	}
+	over = true;
+	pthread_join(other, NULL);
+	say("%d late, %d signals", late, (int)ticks);
 }

@@ -57,9 +57,11 @@ fn every_system_call_is_accounted_for() {
         label::CLOSE_AFTER,
         label::EXIT_AFTER,
         label::FREEZE_LEFT,
+        label::MASK_AFTER,
     ];
     let mut all = instructions(label::FAST_ENTRY, label::SIGNAL_ENTRY);
     all.extend(instructions(label::FREEZE, label::FREEZE_END));
+    all.extend(instructions(label::TRAP_ENTRY, label::TRAP_END));
     let calls = all.iter().filter(|i| i.mnemonic() == Mnemonic::Syscall);
     let found: Vec<u64> = calls.map(|i| i.next_ip()).collect();
     for after in &found {

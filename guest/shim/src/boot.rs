@@ -14,6 +14,7 @@ use crate::raw::{self, Port};
 const PORTS_FD: u64 = 3;
 /// And the vvar pages, open for reading only, as this one.
 const VVAR_FD: u64 = 4;
+const SIGSYS: u64 = 31;
 /// First address that user space may not map (`TASK_SIZE_MAX`).
 const USER_END: u64 = 0x7fff_ffff_f000;
 
@@ -70,18 +71,21 @@ fn relinquish() {
     call(302, [0, 4, none.as_ptr() as u64, 0, 0, 0]);
 }
 
-/// SIGSYS, faults and the interrupt: on the signal stack, with the interrupt masked.
+/// SIGSYS, faults and the interrupt: on the signal stack, with the interrupt masked except in that of SIGSYS, which
+/// changes no mask (see [`crate::resume`]).
 fn install_handlers() {
     const FLAGS: u64 = 4 | 0x0800_0000 | 0x0400_0000 | 0x4000_0000; // SIGINFO | ONSTACK | RESTORER | NODEFER
     let action = [label!(signal_entry), FLAGS, label!(restorer), 1u64 << (INTERRUPT_SIGNAL - 1)];
+    let trap = [label!(trap_entry), FLAGS, label!(restorer), 0];
     let mut signal = 1;
     while signal < 32 {
-        // SYS, SEGV, ILL, BUS, FPE, TRAP and the interrupt.
-        if (1u64 << signal) & (1 << 31 | 1 << 11 | 1 << 4 | 1 << 7 | 1 << 8 | 1 << 5 | 1 << INTERRUPT_SIGNAL) != 0 {
+        // SEGV, ILL, BUS, FPE, TRAP and the interrupt.
+        if (1u64 << signal) & (1 << 11 | 1 << 4 | 1 << 7 | 1 << 8 | 1 << 5 | 1 << INTERRUPT_SIGNAL) != 0 {
             call(13, [signal, action.as_ptr() as u64, 0, 8, 0, 0]);
         }
         signal += 1;
     }
+    call(13, [SIGSYS, trap.as_ptr() as u64, 0, 8, 0, 0]);
     // Interrupts stay out until the first guest instruction.
     let mask = 1u64 << (INTERRUPT_SIGNAL - 1);
     call(14, [2, &raw const mask as u64, 0, 8, 0, 0]); // rt_sigprocmask(SIG_SETMASK)

@@ -21,6 +21,8 @@
 //! | `lane2_after` | `lane2_return` | `RETURN` becomes `landing` |
 //! | `lane2_return` | `lane2_end` | RCX becomes `landing` |
 //! | `freeze_leave` | `freeze_left` | goes to `freeze_again` |
+//! | `trap_leave` | `trap_jump` | goes to `trap_late` |
+//! | `trap_jump` | | RCX becomes `landing` |
 //! | all else | | nothing: what follows is a request, or looks at `INTERRUPT_ASKED` |
 
 use core::arch::global_asm;

@@ -1,7 +1,7 @@
 //! Where the host's signals arrive: trapped calls, faults, interrupts. Each either repairs the shim's own
 //! doing or becomes a request to the kernel, which then has the complete frame in the port's signal stack.
 //!
-//! The interrupt signal is masked in here, so a request is never interrupted by another.
+//! The interrupt signal is masked in here before anything is posted, so a request is never interrupted by another.
 
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 
@@ -12,7 +12,6 @@ use crate::port::{
 };
 use crate::raw::{self, Frame, Port, reg};
 
-const SIGSYS: i32 = 31;
 const SIGSEGV: i32 = 11;
 const SIGBUS: i32 = 7;
 const SIGILL: i32 = 4;
@@ -29,7 +28,6 @@ const ENOMEM: u64 = -12i64 as u64;
 pub unsafe extern "C" fn handler(signal: i32, info: u64, frame: Frame, stack: u64) {
     let port = Port::around(stack);
     let request = match signal {
-        SIGSYS => trapped(port, info, frame),
         INTERRUPT_SIGNAL => interrupted(port, frame),
         _ => faulted(port, signal, frame),
     };
@@ -37,14 +35,54 @@ pub unsafe extern "C" fn handler(signal: i32, info: u64, frame: Frame, stack: u6
     port.u32(word::SIGNAL).store(signal as u32, Relaxed);
     port.u64(word::FRAME).store(frame.0, Relaxed);
     port.u64(word::INFO).store(info, Relaxed);
+    serve(port, kind, Some(frame));
+}
+
+/// Called by `trap_entry`, with interrupts not masked. Whether to go on with what `frame` says by loading registers,
+/// instead of by `rt_sigreturn`.
+pub unsafe extern "C" fn trap(signal: i32, info: u64, frame: Frame, stack: u64) -> u32 {
+    let port = Port::around(stack);
+    port.u64(word::FRAME).store(frame.0, Relaxed);
+    let request = trapped(port, info, frame);
+    if request.is_none() && frame.get(reg::RIP) == label!(fast_entry) && loads(port, frame) {
+        return 1;
+    }
+    // SAFETY: the call is made for this.
+    unsafe { raw::mask_call() };
+    let Some(kind) = request else {
+        // If an interrupt came before, it came where the frame says.
+        interrupted(port, frame);
+        return 0;
+    };
+    port.u32(word::SIGNAL).store(signal as u32, Relaxed);
+    port.u64(word::INFO).store(info, Relaxed);
     let home = frame.get(reg::RIP);
     serve(port, kind, Some(frame));
-    if signal == SIGSYS && called(info) >= VSYSCALL && frame.get(reg::RIP) == home && frame.get(reg::RAX) == EFAULT {
+    if called(info) >= VSYSCALL && frame.get(reg::RIP) == home && frame.get(reg::RAX) == EFAULT {
         // A bad pointer is a fault here, before the return (check_fault in emulate_vsyscall()): the host gives it, with
         // what Linux says of it, for a place in the page that is no entry.
         frame.set(reg::RIP, called(info) + 1);
         frame.set(reg::RSP, frame.get(reg::RSP).wrapping_sub(8));
     }
+    0
+}
+
+/// Loading registers does all that `rt_sigreturn` would.
+fn loads(port: Port, frame: Frame) -> bool {
+    const SINGLE_STEP: u64 = 1 << 8;
+    /// `xfeatures` of `struct _fpx_sw_bytes`.
+    const FEATURES: u64 = 464 + 8;
+    let state = frame.extended_state();
+    port.u32(word::XSAVE_SIZE).load(Relaxed) != 0
+        && frame.get(reg::EFLAGS) & SINGLE_STEP == 0
+        && state != 0
+        // SAFETY: the host has just written this frame.
+        && unsafe { ((state + FEATURES) as *const u64).read() } == port.u64(word::XSAVE_FEATURES).load(Relaxed)
+}
+
+/// An interrupt came while a trapped call was on its way to the fast path.
+pub unsafe extern "C" fn late(port: Port, frame: Frame) {
+    interrupted(port, frame);
 }
 
 /// Where a trapped call was made. For one through the vsyscall page this is its entry, while RIP is behind the
@@ -191,6 +229,7 @@ fn interrupted(port: Port, frame: Frame) -> Option<u32> {
         || within(label!(fast_return), label!(fast_end))
         || within(label!(local_return), label!(local_end))
         || within(label!(lane2_return), label!(lane2_end))
+        || rip == label!(trap_jump)
     {
         let home = frame.get(reg::RCX);
         if home != label!(landing) {
@@ -209,6 +248,10 @@ fn interrupted(port: Port, frame: Frame) -> Option<u32> {
         redirect(port, call);
     } else if within(label!(freeze_leave), label!(freeze_left)) {
         frame.set(reg::RIP, label!(freeze_again));
+    } else if within(label!(trap_leave), label!(trap_jump)) {
+        frame.set(reg::RBX, port.u64(word::FRAME).load(Relaxed));
+        frame.set(reg::R12, port.0);
+        frame.set(reg::RIP, label!(trap_late));
     } else if (within(label!(fast_posted), label!(fast_return)) || within(label!(copy_failed), label!(act_trap)))
         && port.u32(word::STATE).load(SeqCst) & TURN == REPLIED
     {

@@ -14,6 +14,7 @@ mod handler;
 #[allow(dead_code)]
 mod port;
 mod raw;
+mod resume;
 
 /// Nothing here panics; if it ever did, the worker dies and is reported as what it is.
 #[panic_handler]

@@ -32,6 +32,8 @@ pub mod reg {
     pub const R10: usize = 2;
     pub const RDI: usize = 8;
     pub const RSI: usize = 9;
+    pub const R12: usize = 4;
+    pub const RBX: usize = 11;
     pub const RDX: usize = 12;
     pub const RAX: usize = 13;
     pub const RCX: usize = 14;
@@ -48,6 +50,11 @@ pub struct Frame(pub u64);
 impl Frame {
     fn slot(self, register: usize) -> *mut u64 {
         (self.0 as usize + 40 + register * 8) as *mut u64
+    }
+
+    /// Where the extended state lies; 0 if there is none.
+    pub fn extended_state(self) -> u64 {
+        self.get(23)
     }
 
     pub fn get(self, register: usize) -> u64 {
@@ -159,6 +166,10 @@ entry! {
 entry! {
     /// `clone` as the port orders.
     clone_call(port: "rdi")
+}
+entry! {
+    /// Masks the interrupt signal.
+    mask_call()
 }
 entry! {
     /// Ends the host thread.

@@ -35,6 +35,20 @@ pub fn build(base: u64) -> Vec<Instruction> {
     }
     p.when(label::SIGRETURN_AFTER as u32, |p| single(p, libc::SYS_rt_sigreturn));
     p.when(label::FREEZE_LEFT as u32, |p| single(p, libc::SYS_rt_sigreturn));
+    // A trap that becomes a request: SIG_BLOCK of the interrupt, which stands in the shim's text.
+    p.when(label::MASK_AFTER as u32, |p| {
+        p.load(NUMBER);
+        p.need_equal(libc::SYS_rt_sigprocmask as u32);
+        let values =
+            [(0, libc::SIG_BLOCK as u32, 0), (1, label::INTERRUPT_MASK as u32, p.base), (2, 0, 0), (3, 8, 0)];
+        for (argument, low_half, high_half) in values {
+            p.load(low(argument));
+            p.need_equal(low_half);
+            p.load(high(argument));
+            p.need_equal(high_half);
+        }
+        p.finish(ALLOW);
+    });
     p.when(label::EXIT_AFTER as u32, |p| single(p, libc::SYS_exit));
     p.when(label::CLOSE_AFTER as u32, |p| single(p, libc::SYS_close));
     p.when(label::DEATHSIG_AFTER as u32, |p| {
