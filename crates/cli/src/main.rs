@@ -12,10 +12,12 @@ mod ps;
 mod run;
 
 use std::ffi::OsString;
+use std::io::Write;
+use std::panic::catch_unwind;
 use std::process::ExitCode;
 
 use clap::{Args, FromArgMatches, Parser, Subcommand};
-use coracle::startup;
+use coracle::{child, startup};
 
 /// Runs unmodified Linux programs, each in a light vessel of its own.
 ///
@@ -55,16 +57,39 @@ fn main() -> ExitCode {
     startup::step("exec, dynamic linking, runtime");
     match parse_command(std::env::args_os().collect()) {
         Ok(command) => dispatch(command),
-        Err(err) => {
-            if err.use_stderr() {
-                eprintln!("coracle: {}", one_line(&err));
-                return ExitCode::from(FAILED);
-            }
-            // Printing can only fail when the terminal is gone; nobody would read about it.
-            let _ = err.print();
-            ExitCode::SUCCESS
-        }
+        Err(err) => ExitCode::from(misuse(&err)),
     }
+}
+
+coracle::before_main!(AT_ONCE, run_at_once);
+
+/// `coracle run` goes without what Rust's runtime does around `main`, which takes a tenth of a millisecond: it reads
+/// `/proc/self/maps` and gives every thread a second stack, to print a line when a stack overflows. Here that is a plain
+/// SIGSEGV.
+fn run_at_once() {
+    if std::env::args_os().nth(1).is_none_or(|word| word != "run") {
+        return;
+    }
+    startup::step("exec, C runtime");
+    child::stand_in_for_runtime();
+    let run = || match parse_run(std::env::args_os().collect()) {
+        Ok(args) => run::run(args),
+        Err(err) => misuse(&err),
+    };
+    let status = catch_unwind(run).unwrap_or(FAILED);
+    let _ = std::io::stdout().flush();
+    child::exit_at_once(status)
+}
+
+/// What clap has to say, a wish for help included; the status to end with.
+fn misuse(err: &clap::Error) -> u8 {
+    if err.use_stderr() {
+        eprintln!("coracle: {}", one_line(err));
+        return FAILED;
+    }
+    // Printing can only fail when the terminal is gone; nobody would read about it.
+    let _ = err.print();
+    0
 }
 
 /// What clap says in paragraphs, in one line: what is wrong and its tip, then where to read on.
@@ -77,20 +102,27 @@ fn one_line(err: &clap::Error) -> String {
     format!("{said} (`--help` says more)")
 }
 
-/// `coracle run` is what start-up time is about, so it builds the description of its own options only: half of
-/// the time that the whole tree takes.
+/// `coracle run` is what start-up time is about: without options there is nothing to parse, and with some only the
+/// description of its own options is built, half of the time that the whole tree takes.
+fn parse_run(args: Vec<OsString>) -> Result<run::RunArgs, clap::Error> {
+    if let Some(plain) = run::RunArgs::plain(&args) {
+        return Ok(plain);
+    }
+    let command = run::RunArgs::augment_args(clap::Command::new("coracle run").bin_name("coracle run"));
+    let matches = command.try_get_matches_from(args.into_iter().skip(1))?;
+    run::RunArgs::from_arg_matches(&matches)
+}
+
 fn parse_command(args: Vec<OsString>) -> Result<Command, clap::Error> {
     if args.get(1).is_some_and(|word| word == "run") {
-        let command = run::RunArgs::augment_args(clap::Command::new("coracle run").bin_name("coracle run"));
-        let matches = command.try_get_matches_from(args.into_iter().skip(1))?;
-        return Ok(Command::Run(Box::new(run::RunArgs::from_arg_matches(&matches)?)));
+        return Ok(Command::Run(Box::new(parse_run(args)?)));
     }
     Ok(Cli::try_parse_from(args)?.command)
 }
 
 fn dispatch(command: Command) -> ExitCode {
     match command {
-        Command::Run(args) => run::run(*args),
+        Command::Run(args) => ExitCode::from(run::run(*args)),
         Command::Ps(args) => ps::run(args),
         Command::Kill(args) => kill::run(args),
         Command::Exec(args) => exec::run(args),
@@ -126,6 +158,15 @@ mod tests {
         let quick = parse_command(words(line)).unwrap();
         let whole = Cli::try_parse_from(words(line)).unwrap().command;
         assert_eq!(format!("{quick:?}"), format!("{whole:?}"));
+        for line in ["coracle run ls -l", "coracle run -- ls -l", "coracle run -- -x"] {
+            assert!(run::RunArgs::plain(&words(line)).is_some());
+            let quick = parse_command(words(line)).unwrap();
+            let whole = Cli::try_parse_from(words(line)).unwrap().command;
+            assert_eq!(format!("{quick:?}"), format!("{whole:?}"));
+        }
+        for line in ["coracle run", "coracle run --", "coracle run --json ls", "coracle run -e A=1 ls"] {
+            assert!(run::RunArgs::plain(&words(line)).is_none());
+        }
         let wrong = words("coracle run --no-such-option");
         let quick = parse_command(wrong.clone()).unwrap_err().to_string();
         assert_eq!(quick, Cli::try_parse_from(wrong).unwrap_err().to_string());

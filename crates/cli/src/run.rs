@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
@@ -235,7 +234,8 @@ enum OptionError {
     Config(#[from] config::ConfigError),
 }
 
-pub fn run(args: RunArgs) -> ExitCode {
+/// The status to end with.
+pub fn run(args: RunArgs) -> u8 {
     if args.trace.contains(&TraceArg::Startup) {
         startup::enable();
     }
@@ -244,18 +244,18 @@ pub fn run(args: RunArgs) -> ExitCode {
         Ok(config) => config,
         Err(err) => {
             crate::complain(&err);
-            return ExitCode::from(crate::FAILED);
+            return crate::FAILED;
         }
     };
     startup::step("configuration checked");
     let json = config.json;
-    match coracle::run(config) {
+    match if json { coracle::run(config) } else { coracle::run_to_status(&config) } {
         Ok(outcome) => {
             if json {
                 // Plain numbers and words only: this cannot fail.
                 eprintln!("{}", serde_json::to_string(&outcome).unwrap_or_default());
             }
-            ExitCode::from(outcome.exit_code())
+            outcome.exit_code()
         }
         Err(err) => {
             startup::finish();
@@ -263,7 +263,7 @@ pub fn run(args: RunArgs) -> ExitCode {
             if json {
                 eprintln!("{}", failure(&err));
             }
-            ExitCode::from(err.exit_code())
+            err.exit_code()
         }
     }
 }
@@ -279,6 +279,47 @@ fn failure(err: &coracle::Error) -> String {
 }
 
 impl RunArgs {
+    /// A command line without options, as clap would read it; `None` if there are some.
+    pub fn plain(args: &[OsString]) -> Option<RunArgs> {
+        let argv = match args.get(2)?.as_encoded_bytes() {
+            b"--" => args.get(3..)?,
+            [b'-', ..] => return None,
+            _ => args.get(2..)?,
+        };
+        if argv.is_empty() {
+            return None;
+        }
+        Some(RunArgs {
+            rootfs: None,
+            bind: Vec::new(),
+            write: Vec::new(),
+            diff: false,
+            save: None,
+            workdir: None,
+            env: Vec::new(),
+            env_clear: false,
+            user: None,
+            hostname: config::DEFAULT_HOSTNAME.into(),
+            memory: None,
+            cpus: None,
+            pids: None,
+            disk: None,
+            output_limit: None,
+            timeout: None,
+            grace: config::DEFAULT_GRACE,
+            net: NetArg::None,
+            platform: PlatformArg::Auto,
+            confine: ConfineArg::Auto,
+            trace: Vec::new(),
+            stats: false,
+            json: false,
+            log: LogArg::Warn,
+            clock: ClockArg::Auto,
+            wait_policy: WaitArg::Adaptive,
+            argv: argv.to_vec(),
+        })
+    }
+
     /// The configuration that the options describe, checked.
     fn into_config(self) -> Result<Config, OptionError> {
         let absolute = |option, path: PathBuf| {

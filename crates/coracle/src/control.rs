@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::User;
 use crate::sandbox::relay;
 
+pub(crate) use server::Beside;
 pub use server::{Executed, Handler, Place, Server};
 
 /// What a sandbox tells of itself.

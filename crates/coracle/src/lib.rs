@@ -18,7 +18,7 @@ pub mod confinement {
     pub use coracle_backends::confine::probe::{Attempt, attempts, last_call};
 }
 #[doc(hidden)]
-pub use coracle_platform::startup;
+pub use coracle_platform::{before_main, child, startup};
 
 pub use config::{Config, ConfigError};
 pub use embed::{Output, Running, Sandbox, SandboxBuilder, Stream};
@@ -87,11 +87,21 @@ const ENOENT: i32 = 2;
 /// The process is confined for that, and stays so: it must have one thread, and can do little else afterwards but
 /// report and exit. Anything bigger uses [`Sandbox::builder`].
 pub fn run(config: Config) -> Result<Outcome, Error> {
+    run_here(&config, true)
+}
+
+/// As [`run`], for who wants to know how it ended but not what it took: times and memory of the outcome are not
+/// asked of the host.
+pub fn run_to_status(config: &Config) -> Result<Outcome, Error> {
+    run_here(config, false)
+}
+
+fn run_here(config: &Config, usage_wanted: bool) -> Result<Outcome, Error> {
     embed::linked();
     config.validate()?;
     // With `json`, whoever reads stderr waits for the line.
     let listener = config.json.then_some(sandbox::Listener { fd: 2, words: json_line });
-    sandbox::run(&config, listener, |_| ())
+    sandbox::run(config, listener, usage_wanted, |_| ())
 }
 
 fn json_line(outcome: &Outcome) -> Vec<u8> {

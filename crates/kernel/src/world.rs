@@ -29,6 +29,8 @@ pub struct WorldConfig {
     pub memory_limit: Option<u64>,
     /// Most threads at a time; `clone` says `EAGAIN` beyond.
     pub pids_limit: Option<u32>,
+    /// Times and memory of the whole run are asked for at its end.
+    pub usage_wanted: bool,
     /// How guests tell the time, and what their clocks show beyond the host's.
     pub clock: Choice,
     pub clock_offsets: Offsets,

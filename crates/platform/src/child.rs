@@ -66,6 +66,20 @@ pub fn ignore_broken_pipes() {
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
 }
 
+/// What Rust's runtime does for every program, for one that runs before its `main`: descriptors 0 to 2 are open, so that
+/// no file gets their numbers, and broken pipes are errors.
+pub fn stand_in_for_runtime() {
+    for number in 0..3 {
+        // SAFETY: asks about a number; the file that takes its place, the lowest free one, is nobody else's.
+        unsafe {
+            if libc::fcntl(number, libc::F_GETFD) < 0 {
+                libc::open(c"/dev/null".as_ptr(), libc::O_RDWR);
+            }
+        }
+    }
+    ignore_broken_pipes();
+}
+
 /// Ends the process without the exit handlers of a program whose `main` never ran.
 pub fn exit_at_once(status: u8) -> ! {
     // SAFETY: does not return.

@@ -41,6 +41,11 @@ pub trait Platform: Send + Sync {
     /// A clean address space with one thread in it, which has run no guest code yet.
     fn spawn(&self) -> Result<Vessel, PlatformError>;
 
+    /// Why an address space that `spawn` has made never came to life, if that is known. Told once.
+    fn failure(&self) -> Option<PlatformError> {
+        None
+    }
+
     /// The name the user chose it by.
     fn name(&self) -> &'static str;
 

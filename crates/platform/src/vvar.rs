@@ -70,9 +70,11 @@ pub fn counter() -> u64 {
 }
 
 /// Whether the processor promises a counter of constant speed that never stops (CPUID 0x80000007, EDX bit 8).
+/// Asked once: under a hypervisor that costs microseconds.
 pub fn counter_is_invariant() -> bool {
     use core::arch::x86_64::__cpuid;
-    __cpuid(0x8000_0000).eax >= 0x8000_0007 && __cpuid(0x8000_0007).edx & (1 << 8) != 0
+    static INVARIANT: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *INVARIANT.get_or_init(|| __cpuid(0x8000_0000).eax >= 0x8000_0007 && __cpuid(0x8000_0007).edx & (1 << 8) != 0)
 }
 
 #[cfg(test)]

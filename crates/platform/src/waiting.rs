@@ -120,6 +120,23 @@ impl Waiting {
         (others + 1 < self.cpus).then_some(spinner)
     }
 
+    /// Looks for something that is about to happen, as long as waking a sleeping processor up takes a few times over;
+    /// `false` if it has not happened yet. What each look costs is up to the caller.
+    pub fn look(&self, happened: impl Fn() -> bool) -> bool {
+        const LONG: Duration = Duration::from_micros(300);
+        let leave = if self.policy == Policy::Sleep { None } else { self.spin() };
+        let start = Instant::now();
+        loop {
+            if happened() {
+                return true;
+            }
+            if leave.is_none() || start.elapsed() > LONG {
+                return false;
+            }
+            std::hint::spin_loop();
+        }
+    }
+
     /// A duration in ticks of the time stamp counter. A rough figure, good enough for bounds.
     #[inline]
     pub fn ticks_in(&self, time: Duration) -> u64 {

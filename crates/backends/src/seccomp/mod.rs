@@ -30,7 +30,7 @@ mod vvar;
 mod worker;
 mod zygote;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use coracle_platform::{Death, ForkError, Platform, PlatformError, Vessel, VvarMemory, Waiting};
 
@@ -94,14 +94,14 @@ impl SeccompPlatform {
 impl Platform for SeccompPlatform {
     fn spawn(&self) -> Result<Vessel, PlatformError> {
         let started = self.start.wait()?;
-        let (worker, docked) = started.take().map_err(|error| match error {
+        let (worker, dock) = started.take().map_err(|error| match error {
             ForkError::Refused(errno) => PlatformError::Host {
                 what: "cannot clone a worker",
                 source: std::io::Error::from_raw_os_error(errno.raw()),
             },
             ForkError::Gone => PlatformError::Died(Death::Killed),
         })?;
-        let thread = SeccompThread::docked(started.shared.clone(), worker.clone(), docked);
+        let thread = SeccompThread::docked(started.shared.clone(), worker.clone(), dock);
         Ok(Vessel { space: worker, thread: Box::new(thread) })
     }
 
@@ -111,6 +111,10 @@ impl Platform for SeccompPlatform {
 
     fn vvar(&self) -> Option<Arc<VvarMemory>> {
         Some(self.start.vvar())
+    }
+
+    fn failure(&self) -> Option<PlatformError> {
+        self.start.failure()
     }
 
     fn name(&self) -> &'static str {
@@ -129,7 +133,8 @@ fn random() -> u64 {
     u64::from_ne_bytes(bytes)
 }
 
-/// The processor has `RDPID`.
+/// The processor has `RDPID`. Asked once: under a hypervisor that costs microseconds.
 fn has_rdpid() -> bool {
-    core::arch::x86_64::__cpuid_count(7, 0).ecx & (1 << 22) != 0
+    static RDPID: OnceLock<bool> = OnceLock::new();
+    *RDPID.get_or_init(|| core::arch::x86_64::__cpuid_count(7, 0).ecx & (1 << 22) != 0)
 }

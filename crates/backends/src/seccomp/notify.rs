@@ -7,9 +7,10 @@
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use coracle_abi::port::NOTIFY_CALL;
+use coracle_platform::Waiting;
 use parking_lot::{Condvar, Mutex};
 
 /// What a worker thread is about to ask for.
@@ -88,7 +89,7 @@ struct Tables {
     newborn: HashMap<u64, Newborn>,
 }
 
-/// Shared by the notification thread and the kernel's threads.
+/// Shared by whoever answers and the kernel's threads.
 #[derive(Default)]
 pub struct Notifier {
     listener: OnceLock<OwnedFd>,
@@ -139,12 +140,35 @@ const ADD_AND_SEND: u32 = 2;
 const CONTINUE: u32 = 1;
 
 impl Notifier {
-    /// Takes over the listener of a filter and answers until the last worker with this filter is gone.
-    pub fn serve(&self, listener: OwnedFd) {
+    /// Takes over the listener of a filter.
+    pub fn open(&self, listener: OwnedFd) {
         // SAFETY: an ioctl that takes a plain value; older hosts refuse it, which is fine.
         unsafe { libc::ioctl(listener.as_raw_fd(), SET_FLAGS, SYNC_WAKE_UP) };
-        let fd = self.listener.get_or_init(|| listener).as_raw_fd();
-        self.answer(fd);
+        let _ = self.listener.set(listener);
+    }
+
+    /// It has a listener.
+    pub fn is_open(&self) -> bool {
+        self.listener.get().is_some()
+    }
+
+    /// Answers until the last worker with this filter is gone.
+    pub fn serve(&self) {
+        if let Some(fd) = self.listener.get().map(AsRawFd::as_raw_fd) {
+            while self.answer(fd) {}
+        }
+    }
+
+    /// Answers one notification; `false` if the last worker is gone, or none came before the deadline.
+    pub fn answer_next(&self, until: Instant, waiting: &Waiting) -> bool {
+        let Some(fd) = self.listener.get().map(AsRawFd::as_raw_fd) else { return false };
+        if !waiting.look(|| ready(fd, 0)) {
+            let left = until.saturating_duration_since(Instant::now());
+            if !ready(fd, i32::try_from(left.as_millis()).unwrap_or(i32::MAX)) {
+                return false;
+            }
+        }
+        self.answer(fd)
     }
 
     /// Thread `tid` is about to ask for this.
@@ -177,11 +201,14 @@ impl Notifier {
     /// Gives a docked worker these files, numbered from `first` on, and lets it go on; `false` if it is gone.
     pub fn undock(&self, docked: Docked, files: &[Arc<OwnedFd>], first: u32) -> bool {
         let Some(fd) = self.listener.get().map(AsRawFd::as_raw_fd) else { return false };
-        let given = (first..).zip(files).all(|(number, file)| {
+        let last = files.len().wrapping_sub(1);
+        // The last one is the answer, too: every descriptor takes a round trip to the worker.
+        let given = (first..).zip(files).enumerate().all(|(index, (number, file))| {
+            let flags = if index == last { ADD_AS | ADD_AND_SEND } else { ADD_AS };
             let source = file.as_raw_fd() as u32;
-            add(fd, AddDescriptor { id: docked.id, flags: ADD_AS, source, number, number_flags: 0 }).is_some()
+            add(fd, AddDescriptor { id: docked.id, flags, source, number, number_flags: 0 }).is_some()
         });
-        given && respond(fd, Response { id: docked.id, value: 0, error: 0, flags: 0 })
+        given && (!files.is_empty() || respond(fd, Response { id: docked.id, value: 0, error: 0, flags: 0 }))
     }
 
     /// It will not.
@@ -189,32 +216,23 @@ impl Notifier {
         self.tables.lock().newborn.remove(&cookie);
     }
 
-    fn answer(&self, fd: RawFd) {
-        loop {
-            let mut request = Notification::default();
-            // SAFETY: the host fills in the structure, whose layout is the host's.
-            let got = unsafe { libc::ioctl(fd, RECEIVE, &raw mut request) };
-            if got < 0 {
-                match std::io::Error::last_os_error().raw_os_error() {
-                    // The asking thread was killed meanwhile.
-                    Some(libc::ENOENT | libc::EINTR) => {
-                        if hung_up(fd) {
-                            return;
-                        }
-                        continue;
-                    }
-                    _ => return,
-                }
-            }
-            if self.decide(fd, &request).is_none() {
-                log::warn!(
-                    "worker thread {} asked for what nobody expects (call {})",
-                    request.pid,
-                    request.number
-                );
-                respond(fd, Response { id: request.id, value: 0, error: -libc::EPERM, flags: 0 });
-            }
+    /// `false`: the last worker is gone.
+    fn answer(&self, fd: RawFd) -> bool {
+        let mut request = Notification::default();
+        // SAFETY: the host fills in the structure, whose layout is the host's.
+        let got = unsafe { libc::ioctl(fd, RECEIVE, &raw mut request) };
+        if got < 0 {
+            return match std::io::Error::last_os_error().raw_os_error() {
+                // The asking thread was killed meanwhile.
+                Some(libc::ENOENT | libc::EINTR) => !hung_up(fd),
+                _ => false,
+            };
         }
+        if self.decide(fd, &request).is_none() {
+            log::warn!("worker thread {} asked for what nobody expects (call {})", request.pid, request.number);
+            respond(fd, Response { id: request.id, value: 0, error: -libc::EPERM, flags: 0 });
+        }
+        true
     }
 
     fn decide(&self, fd: RawFd, request: &Notification) -> Option<()> {
@@ -256,6 +274,13 @@ impl Notifier {
             _ => None,
         }
     }
+}
+
+/// There is a notification, or no process any more that could send one. Waits for it so many milliseconds.
+fn ready(fd: RawFd, timeout: i32) -> bool {
+    let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    // SAFETY: one valid pollfd.
+    unsafe { libc::poll(&raw mut poll, 1, timeout) > 0 }
 }
 
 /// Every process with this filter has ended.

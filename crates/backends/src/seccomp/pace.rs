@@ -48,6 +48,9 @@ const HOT: Duration = Duration::from_micros(30);
 /// So many such requests in a row, and spinning is tried again.
 const CONVINCED: u32 = 8;
 
+/// The guest has not said yet where it runs.
+pub const CPU_UNKNOWN: u32 = u32::MAX;
+
 /// Where a kernel thread lets itself run.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Bound {
@@ -122,6 +125,16 @@ impl Pace {
         if self.woken || self.guest_spin != GUEST_SPIN {
             self.adapt_guest_spin();
         }
+        self.announce(port);
+        // Last, for it may take this thread's CPU.
+        if self.woken {
+            count(&self.waiting.counts.guest_slept);
+            wake_word(port.state());
+        }
+    }
+
+    /// Says where this thread runs and how long the guest may spin.
+    pub fn announce(&self, port: &Port) {
         port.keep32(word::KERNEL_CPU, self.current_cpu());
         let spin = match self.waiting.policy() {
             Policy::Sleep => 0,
@@ -129,11 +142,6 @@ impl Pace {
             Policy::Adaptive => self.guest_spin,
         };
         port.keep32(word::SPIN, spin);
-        // Last, for it may take this thread's CPU.
-        if self.woken {
-            count(&self.waiting.counts.guest_slept);
-            wake_word(port.state());
-        }
     }
 
     /// A guest that slept should have done so sooner, or, if the reply came in time, should have spun longer: after
@@ -194,7 +202,8 @@ impl Pace {
             return false;
         }
         let guest = port.get32(word::GUEST_CPU);
-        if guest == self.current_cpu() || !matches!(BOUND.get(), Bound::Apart(_)) {
+        let known = guest != CPU_UNKNOWN;
+        if known && (guest == self.current_cpu() || !matches!(BOUND.get(), Bound::Apart(_))) {
             self.bind(Bound::Apart(guest));
         }
         true

@@ -1,22 +1,26 @@
 //! Starts the first worker: a static program of one segment, the shim, at a base that differs per sandbox. It clones
 //! itself to make the zygote, from which all later workers are cloned.
+//!
+//! On the way to the first program nobody is woken who could have been awake: the thread that needs the worker waits for
+//! it by looking, and answers its notifications itself until it is docked.
 
 use std::ffi::{CStr, c_int, c_void};
 use std::io::Write;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use coracle_abi::Errno;
-use coracle_abi::port::{PORT_SIZE, PORTS_OFFSET, SHIM_ALIGN, UNCONFINED, VDSO_SIZE, word};
+use coracle_abi::port::{PORTS_OFFSET, SHIM_ALIGN, STAGE_IN_SIZE, UNCONFINED, VDSO_SIZE, word};
 use coracle_blobs::SHIM;
 use coracle_platform::{Death, ForkError, Gone, PlatformError, VvarMemory, Waiting, startup};
 use parking_lot::{Condvar, Mutex};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
-use super::notify::{Docked, Expected, Slot};
+use super::notify::{Docked, Expected, Notifier, Slot};
 use super::ports::Ports;
 use super::reaper::Reaper;
 use super::thread::{BIRTH, NEW_WORKER_ARGS, SeccompThread, lay_down_clone, prepare_space};
@@ -42,12 +46,14 @@ pub struct Start {
     waiting: Arc<Waiting>,
     outcome: Mutex<Option<Result<Arc<Started>, PlatformError>>>,
     arrived: Condvar,
+    /// Why the first worker, once executed, never came to be.
+    failure: Arc<Mutex<Option<PlatformError>>>,
 }
 
-/// The first worker, confined, the zygote, and what all workers share.
+/// The first worker, the zygote, and what all workers share.
 pub struct Started {
     pub shared: Arc<Shared>,
-    first: Mutex<Option<First>>,
+    first: Mutex<Option<(Arc<Worker>, First)>>,
     zygote: Mutex<Zygote>,
 }
 
@@ -58,7 +64,8 @@ pub fn start(
 ) -> Result<Arc<Start>, PlatformError> {
     require()?;
     let vvar = VvarMemory::new().map_err(host("cannot make the vDSO's data"))?;
-    let start = Arc::new(Start { vvar, waiting, outcome: Mutex::default(), arrived: Condvar::new() });
+    let failure = Arc::default();
+    let start = Arc::new(Start { vvar, waiting, outcome: Mutex::default(), arrived: Condvar::new(), failure });
     let own = start.clone();
     // One thread starts the zygote and then waits for children: workers are told of the death of the thread that
     // started them, so it must last.
@@ -85,7 +92,7 @@ impl Start {
         self.waiting.clone()
     }
 
-    /// Waits for the end of the start. An error is told once.
+    /// Waits until the first worker is on its own way. An error is told once.
     pub fn wait(&self) -> Result<Arc<Started>, PlatformError> {
         let mut outcome = self.outcome.lock();
         while outcome.is_none() {
@@ -96,6 +103,11 @@ impl Start {
             Some(Ok(started)) => Ok(started.clone()),
             None => Err(PlatformError::Died(Death::Killed)),
         }
+    }
+
+    /// Why the first worker did not arrive. Told once.
+    pub fn failure(&self) -> Option<PlatformError> {
+        self.failure.lock().take()
     }
 
     fn put(&self, outcome: Result<Arc<Started>, PlatformError>) {
@@ -134,52 +146,85 @@ impl Start {
 
         let worker = Worker::new(pid, base, ports, 0, vvar.clone());
         reaper.adopt(&worker);
-        let zygote = Zygote { base, vvar, birth, thread: None, coming: None };
         let dock = Arc::<Slot<Docked>>::default();
         shared.notifier.expect(pid as u32, Expected::CloneThenDock(NEW_WORKER_ARGS, dock.clone()));
-        let start = self.clone();
-        let answer = move || {
-            let listener = match listener(&worker) {
-                Ok(listener) => listener,
-                Err(error) => return start.put(Err(error)),
-            };
-            startup::step("first worker confined");
-            let notifier = shared.notifier.clone();
-            let first = Mutex::new(Some(First { worker, dock }));
-            start.put(Ok(Arc::new(Started { shared, first, zygote: Mutex::new(zygote) })));
-            drop(start);
-            notifier.serve(listener);
-        };
-        let builder = std::thread::Builder::new().name("notify".into()).stack_size(128 << 10);
-        builder.spawn(answer).map_err(host("cannot start a thread"))?;
+        let zygote = Zygote { base, vvar, birth, notifier: shared.notifier.clone(), thread: None, coming: None };
+        let first = First { failure: self.failure.clone(), dock };
+        let first = Mutex::new(Some((worker, first)));
+        self.put(Ok(Arc::new(Started { shared, first, zygote: Mutex::new(zygote) })));
         Ok(())
     }
 }
 
 impl Started {
-    /// A fresh worker, docked. The first is there by itself; all others are cloned from the zygote.
-    pub fn take(&self) -> Result<(Arc<Worker>, Docked), ForkError> {
-        if let Some(First { worker, dock }) = self.first.lock().take() {
-            let port = worker.ports.port(0);
-            let refused = || Errno::check(port.get64(word::RESULT)).err().filter(|_| worker.death().is_some());
-            let docked = arrival(&dock, &worker, refused)?;
-            return Ok((worker, docked));
+    /// A fresh worker. The first is there by itself, or on its way; all others are cloned from the zygote.
+    pub fn take(&self) -> Result<(Arc<Worker>, Dock), ForkError> {
+        if let Some((worker, first)) = self.first.lock().take() {
+            return Ok((worker, Dock::Coming(first)));
         }
         let mut zygote = self.zygote.lock();
-        let taken = zygote.take(&self.shared)?;
+        let (worker, docked) = zygote.take(&self.shared)?;
         // Most sandboxes run one program only. This one executes others: the next worker is made ahead.
         if let Err(error) = zygote.order(&self.shared) {
             // Whoever needs it tries again, and reports.
             log::debug!("no worker could be cloned ahead: {error}");
         }
-        Ok(taken)
+        Ok((worker, Dock::There(docked)))
     }
 }
 
-/// The first worker.
-struct First {
-    worker: Arc<Worker>,
+/// Where a worker waits for its program.
+pub enum Dock {
+    There(Docked),
+    Coming(First),
+}
+
+impl Dock {
+    /// Waits for it.
+    pub fn arrive(self, shared: &Arc<Shared>, worker: &Arc<Worker>) -> Result<Docked, Gone> {
+        match self {
+            Dock::There(docked) => Ok(docked),
+            Dock::Coming(first) => first.meet(shared, worker).map_err(|error| {
+                *first.failure.lock() = Some(error);
+                Gone
+            }),
+        }
+    }
+}
+
+/// The first worker on its way to its dock.
+pub struct First {
+    failure: Arc<Mutex<Option<PlatformError>>>,
     dock: Arc<Slot<Docked>>,
+}
+
+impl First {
+    /// Answers it until it is docked, and starts the thread that answers from then on.
+    fn meet(&self, shared: &Arc<Shared>, worker: &Arc<Worker>) -> Result<Docked, PlatformError> {
+        let notifier = shared.notifier.clone();
+        notifier.open(listener(worker, &shared.waiting)?);
+        startup::step("first worker confined");
+        let until = Instant::now() + BIRTH;
+        let docked = loop {
+            if let Some(docked) = self.dock.get() {
+                break docked;
+            }
+            if !notifier.answer_next(until, &shared.waiting) {
+                let refused = Errno::check(worker.ports.port(0).get64(word::RESULT)).err();
+                return Err(match refused.filter(|_| worker.death().is_some()) {
+                    Some(errno) => PlatformError::Host {
+                        what: "cannot clone a worker",
+                        source: std::io::Error::from_raw_os_error(errno.raw()),
+                    },
+                    None => PlatformError::Died(worker.death().unwrap_or(Death::Killed)),
+                });
+            }
+        };
+        startup::step("first worker docked");
+        let builder = std::thread::Builder::new().name("notify".into()).stack_size(128 << 10);
+        builder.spawn(move || notifier.serve()).map_err(host("cannot start a thread"))?;
+        Ok(docked)
+    }
 }
 
 /// An address space that has been ordered and will announce itself; `T` is what it says.
@@ -214,6 +259,7 @@ pub struct Zygote {
     base: u64,
     vvar: Arc<Vvar>,
     birth: Birth<i32>,
+    notifier: Arc<Notifier>,
     /// Once it was needed.
     thread: Option<SeccompThread>,
     coming: Option<Birth<Docked>>,
@@ -282,6 +328,10 @@ fn arrival(
 
 impl Drop for Zygote {
     fn drop(&mut self) {
+        // Nobody has let the first worker clone itself.
+        if !self.notifier.is_open() {
+            return;
+        }
         const SOON: Duration = Duration::from_millis(50);
         let coming = self.coming.as_ref().and_then(|coming| coming.slot.wait(SOON)).map(|docked| docked.pid());
         let unused = if self.thread.is_none() { self.birth.slot.wait(SOON) } else { None };
@@ -293,10 +343,11 @@ impl Drop for Zygote {
 }
 
 /// Waits until the first worker is confined, and fetches its filter's listener.
-fn listener(worker: &Arc<Worker>) -> Result<OwnedFd, PlatformError> {
+fn listener(worker: &Arc<Worker>, waiting: &Waiting) -> Result<OwnedFd, PlatformError> {
     let port = worker.ports.port(0);
     let confined = port.atomic(word::CONFINED);
     let patience = libc::timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+    waiting.look(|| confined.load(Ordering::SeqCst) != 0);
     loop {
         match confined.load(Ordering::SeqCst) {
             0 => {}
@@ -337,11 +388,14 @@ pub fn xstate() -> (u64, u32) {
     // SAFETY: XGETBV of XCR0 exists where OSXSAVE says so.
     unsafe { std::arch::asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack)) };
     let features = (u64::from(low) | u64::from(high) << 32) & !AMX;
-    let end = |feature: u32| {
-        let leaf = core::arch::x86_64::__cpuid_count(0xd, feature);
-        leaf.ebx + leaf.eax
+    let leaf = |sub| core::arch::x86_64::__cpuid_count(0xd, sub);
+    // A hypervisor makes every CPUID an exit of some microseconds: one says it all where there is no AMX.
+    let size = if u64::from(low) & AMX == 0 {
+        leaf(0).ebx
+    } else {
+        let end = |feature: u32| leaf(feature).ebx + leaf(feature).eax;
+        (2..63).filter(|feature| features >> feature & 1 == 1).map(end).fold(512 + 64, u32::max)
     };
-    let size = (2..63).filter(|feature| features >> feature & 1 == 1).map(end).fold(512 + 64, u32::max);
     if features & FP_SSE == FP_SSE && size <= frame::XSTATE_MAX as u32 { (features, size) } else { (0, 0) }
 }
 
@@ -351,7 +405,8 @@ fn put_filter(port: &super::ports::Port, base: u64) {
     let at = word::STAGE_IN;
     port.set64(at, instructions.len() as u64);
     port.set64(at + 8, base + PORTS_OFFSET + at as u64 + 16);
-    assert!(at + 16 + instructions.len() * 8 <= PORT_SIZE as usize / 2, "the filter fits into the staging areas");
+    // Its first orders may be laid down beside it before it is read.
+    assert!(16 + instructions.len() * 8 <= STAGE_IN_SIZE, "the filter fits into the staging area");
     for (index, instruction) in instructions.iter().enumerate() {
         port.write(at + 16 + index * 8, &instruction.bytes());
     }
@@ -410,12 +465,12 @@ struct Exec {
 /// Executes the program in a new session with a clean environment; returns its pid. As vfork(2): a copy of our
 /// page tables, and the faults that follow on it, would cost more than all the rest.
 fn execute(program: &OwnedFd, ports: &Ports, vvar: &Vvar) -> std::io::Result<i32> {
-    const STACK: usize = 32 << 10;
+    const STACK: usize = 16 << 10;
     let given = [(ports.file().as_raw_fd(), PORTS_FD), (vvar.memory.fd().as_raw_fd(), VVAR_FD)];
     let kernel = std::process::id() as i32;
     let mut exec = Exec { kernel, program: program.as_raw_fd(), given, errno: 0 };
-    let mut stack = vec![0u128; STACK / 16];
-    let top = stack.as_mut_ptr_range().end;
+    let mut stack = Vec::<MaybeUninit<u128>>::with_capacity(STACK / 16);
+    let top = stack.spare_capacity_mut().as_mut_ptr_range().end;
     // SAFETY: signal sets are plain data. The child runs `exec_program` on a stack of its own while this thread
     // is suspended (CLONE_VFORK), with all signals blocked so that no handler of ours runs in it.
     let pid = unsafe {

@@ -2,11 +2,11 @@
 
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -85,8 +85,13 @@ impl Place {
 }
 
 impl Server {
-    /// Starts to listen, under a new id, on a thread of its own.
-    pub fn start(place: Place, handler: Arc<dyn Handler>) -> io::Result<Self> {
+    /// Starts to listen, under a new id, on a thread of its own, which takes over `beside`, too. Whoever asks before
+    /// there is a handler waits for it.
+    pub fn start(
+        place: Place,
+        handler: Arc<OnceLock<Arc<dyn Handler>>>,
+        beside: &mut Option<Beside>,
+    ) -> io::Result<Self> {
         let id = new_id()?;
         let path = place.directory.join(format!("{id}.sock"));
         bind(&place.socket, &SocketAddrUnix::new(&path)?)?;
@@ -94,9 +99,11 @@ impl Server {
         let listener = UnixListener::from(place.socket);
         let serving = Arc::new(AtomicUsize::new(0));
         let server = Self { id, path, listener: listener.try_clone()?, serving: Arc::clone(&serving) };
+        let beside = beside.take();
         std::thread::Builder::new()
             .name("control".to_owned())
-            .spawn(move || listen(&listener, &handler, &serving))?;
+            .stack_size(128 << 10)
+            .spawn(move || listen(&listener, &handler, &serving, beside))?;
         Ok(server)
     }
 
@@ -117,6 +124,31 @@ impl Drop for Server {
     }
 }
 
+/// Something else that the server's thread serves: `act` whenever `fd` can be read, until that says `false`.
+pub struct Beside {
+    pub fd: OwnedFd,
+    pub act: Box<dyn FnMut() -> bool + Send>,
+}
+
+impl Beside {
+    /// On this thread, where there is no server.
+    pub fn serve(mut self) {
+        while wait_readable(&[self.fd.as_fd()]).first() == Some(&true) && (self.act)() {}
+    }
+}
+
+/// Which of them can be read; none if that cannot be known.
+fn wait_readable(fds: &[BorrowedFd<'_>]) -> Vec<bool> {
+    let mut polled: Vec<_> = fds.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+    loop {
+        match poll(&mut polled, None) {
+            Ok(_) => return polled.iter().map(|fd| !fd.revents().is_empty()).collect(),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return vec![false; fds.len()],
+        }
+    }
+}
+
 /// Eight hex digits: short to type, and random enough for one user's sandboxes.
 fn new_id() -> io::Result<String> {
     let mut bytes = [0_u8; 4];
@@ -124,8 +156,22 @@ fn new_id() -> io::Result<String> {
     Ok(format!("{:08x}", u32::from_ne_bytes(bytes)))
 }
 
-fn listen(listener: &UnixListener, handler: &Arc<dyn Handler>, serving: &Arc<AtomicUsize>) {
+fn listen(
+    listener: &UnixListener,
+    handler: &Arc<OnceLock<Arc<dyn Handler>>>,
+    serving: &Arc<AtomicUsize>,
+    mut beside: Option<Beside>,
+) {
     loop {
+        if let Some(other) = &mut beside {
+            let readable = wait_readable(&[listener.as_fd(), other.fd.as_fd()]);
+            if readable.get(1) == Some(&true) && !(other.act)() {
+                beside = None;
+            }
+            if readable.first() != Some(&true) {
+                continue;
+            }
+        }
         match listener.accept() {
             Ok((stream, _)) => {
                 let turn = Turn(Arc::clone(serving));
@@ -134,7 +180,7 @@ fn listen(listener: &UnixListener, handler: &Arc<dyn Handler>, serving: &Arc<Ato
                     let serve = move || {
                         let _turn = turn;
                         // A peer that breaks off is its own loss.
-                        let _ = serve(&stream, &*handler);
+                        let _ = serve(&stream, &**handler.wait());
                     };
                     let _ = std::thread::Builder::new().name("control-peer".to_owned()).spawn(serve);
                 }

@@ -77,7 +77,8 @@ impl Executed for Job {
 }
 
 fn start_in(dir: &Path, handler: Arc<dyn Handler>) -> io::Result<Server> {
-    Server::start(server::Place::prepare_in(dir.to_owned())?, handler)
+    let handler = Arc::new(std::sync::OnceLock::from(handler));
+    Server::start(server::Place::prepare_in(dir.to_owned())?, handler, &mut None)
 }
 
 fn request(program: &str) -> ExecRequest {

@@ -42,7 +42,7 @@ fn serve(socket: RawFd) -> std::io::Result<()> {
     let Some(config) = hear::<Config>(&mut orders)? else { return Ok(()) };
     let result = config.validate().map_err(Error::from).and_then(|()| {
         let listener = Listener { fd: stream.as_raw_fd(), words: last_report };
-        sandbox::run(&config, Some(listener), |live| {
+        sandbox::run(&config, Some(listener), true, |live| {
             let live = Arc::downgrade(live);
             let listening = std::thread::Builder::new().name("orders".into()).spawn(move || obey(orders, &live));
             if let Err(error) = listening {

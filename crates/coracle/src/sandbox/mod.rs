@@ -13,20 +13,20 @@ mod view;
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use coracle_backends::seccomp::SeccompPlatform;
 use coracle_kernel::abi::linux::{SIGKILL, SIGTERM};
-use coracle_kernel::task::{Cred, Spawn};
+use coracle_kernel::task::{Cred, ExecError, Job, Spawn};
 use coracle_kernel::time::{Choice, Offsets};
 use coracle_kernel::world::{World, WorldConfig};
 use coracle_platform::waiting::Policy;
 use coracle_platform::{Platform, Waiting};
 
 use crate::config::{ClockChoice, Config, PlatformChoice, WaitPolicy};
-use crate::control::{Place, Server};
+use crate::control::{Handler, Place, Server};
 use crate::{Error, Lanes, Outcome, Reason, logger, startup};
 
 pub use confine::Listener;
@@ -37,9 +37,12 @@ const SHUT_DOWN: Duration = Duration::from_secs(5);
 
 /// Runs `config.argv` with this process as its kernel. `started` is told when the program runs; `listener` of an end
 /// that leaves no time for an [`Outcome`].
+///
+/// `usage_wanted`: the outcome's times and memory will be looked at.
 pub fn run(
     config: &Config,
     listener: Option<Listener>,
+    usage_wanted: bool,
     started: impl FnOnce(&Arc<Live>),
 ) -> Result<Outcome, Error> {
     let start = Instant::now();
@@ -65,7 +68,7 @@ pub fn run(
     startup::step("platform on its way");
     let mut view = view::build(config)?;
     startup::step("root of the view built");
-    let world = World::new(platform, world_config(config, cpus), view.vfs);
+    let world = World::new(platform, world_config(config, cpus, usage_wanted), view.vfs);
     if matches!(config.net, crate::config::Net::Host) {
         world.ipc.use_host_network();
     }
@@ -87,10 +90,16 @@ pub fn run(
     let cwd = view::working_directory(&world, config, &cred)?;
     let terminal = relay::Terminal::save();
     startup::step("environment and directory found");
-    closing.wait()?;
-    startup::step("kernel process confined to its host calls");
-    let process = world
-        .spawn(Spawn {
+    // The first worker is still on its way; what nothing depends on is done meanwhile.
+    let target = relay::Target::default();
+    let mut signals = relay::begin(&target);
+    let handler = Arc::new(OnceLock::<Arc<dyn Handler>>::new());
+    let serve = |place| Server::start(place, handler.clone(), &mut signals).inspect_err(unreachable).ok();
+    let server = place.and_then(serve);
+    signals.map(relay::alone);
+    startup::step("reachable for signals, ps, kill and exec");
+    let prepared = world
+        .prepare(Spawn {
             argv: config.argv.iter().map(|arg| arg.as_bytes().to_vec()).collect(),
             env: environment.into_iter().map(OsString::into_vec).collect(),
             cwd: cwd.clone(),
@@ -99,9 +108,12 @@ pub fn run(
             files,
             own_session: false,
         })
-        .map_err(|error| Error::Program { errno: error.errno.raw(), reason: error.reason })?;
-    startup::step("program runs");
-    let relay = relay::start(&world, &process);
+        .map_err(program_error)?;
+    startup::step("program found and read");
+    closing.wait()?;
+    startup::step("kernel process confined to its host calls");
+    let (process, job) = prepared.load().map_err(program_error)?;
+    let _ = target.set((Arc::downgrade(&world), Arc::downgrade(&process)));
     let live = Arc::new(Live {
         world: world.clone(),
         first: process,
@@ -112,22 +124,45 @@ pub fn run(
         cred,
         output,
     });
-    // Last, because nothing waits for it: the program runs already.
-    let server = place.and_then(|place| Server::start(place, live.clone()).inspect_err(unreachable).ok());
-    startup::step("reachable for ps, kill and exec");
+    let _ = handler.set(live.clone());
+    startup::step("program runs");
     startup::finish();
     started(&live);
+    serve_first(config, &world, job)?;
     let end = wait(config, &world, &ended);
+    startup::step("program ended");
     let usage = tally(&world);
     world.shut_down(SHUT_DOWN);
-    drop((server, live));
-    drop(relay);
+    drop(server);
     drop(terminal);
     if config.stats {
         print_stats(&world);
     }
     view.upper.report(config)?;
+    startup::step("all is over");
+    // This process has nothing left to do but to end. That takes all the rest with it, at once: memory, descriptors,
+    // and the last workers, which die with the thread that has made them (PR_SET_PDEATHSIG).
+    std::mem::forget((world, live));
     Ok(outcome(end, &ended, usage, start))
+}
+
+fn program_error(error: ExecError) -> Error {
+    Error::Program { errno: error.errno.raw(), reason: error.reason }
+}
+
+/// Serves the first thread of the first program. On this thread, which has nothing else to do until its end: no thread
+/// is made for it and none is woken by it. Unless there is a timeout to wait for.
+fn serve_first(config: &Config, world: &Arc<World>, job: Job) -> Result<(), Error> {
+    if config.timeout.is_none() {
+        job();
+        return Ok(());
+    }
+    let server = world.pool.reserve().map_err(|errno| Error::Host {
+        what: "cannot start a thread",
+        source: std::io::Error::from_raw_os_error(errno.raw()),
+    })?;
+    server.run(job);
+    Ok(())
 }
 
 /// Why the run was ended from outside, if it was.
@@ -204,8 +239,9 @@ fn caller() -> Cred {
     Cred::new(rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw(), groups)
 }
 
-fn world_config(config: &Config, cpus: Vec<usize>) -> WorldConfig {
+fn world_config(config: &Config, cpus: Vec<usize>, usage_wanted: bool) -> WorldConfig {
     WorldConfig {
+        usage_wanted,
         hostname: config.hostname.clone(),
         cpus,
         memory: granted_memory(config),

@@ -1,14 +1,19 @@
 //! Signals that this process gets for the guest: from the terminal, from `kill`, from a shell's job control.
 
-use std::os::fd::AsFd;
-use std::sync::{Arc, Weak};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
 
 use coracle_kernel::task::Process;
 use coracle_kernel::world::World;
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcsetattr};
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2, SIGWINCH};
-use signal_hook::iterator::{Handle, Signals};
+use signal_hook::iterator::backend::{Handle, SignalDelivery};
+use signal_hook::iterator::exfiltrator::SignalOnly;
+
+use crate::control::Beside;
 
 /// The terminal's settings as they were, restored at the end whatever the guest did to them.
 pub struct Terminal(Option<Termios>);
@@ -44,27 +49,56 @@ impl Drop for Relay {
     }
 }
 
+/// Whom signals are for, once it runs.
+pub type Target = Arc<OnceLock<(Weak<World>, Weak<Process>)>>;
+
 /// From the terminal they go to the foreground process group, or to all of the guest where there is none; others
-/// to its first program.
-pub fn start(world: &Arc<World>, first: &Arc<Process>) -> Relay {
-    let (world, first) = (Arc::downgrade(world), Arc::downgrade(first));
-    forward(move |signal| pass(&world, &first, signal))
+/// to its first program. Until that runs, they do to this process what they do to any. Somebody must look after what
+/// is returned.
+pub fn begin(target: &Target) -> Option<Beside> {
+    let target = target.clone();
+    let pass = move |signal| match target.get() {
+        Some((world, first)) => pass(world, first, signal),
+        None => _ = signal_hook::low_level::emulate_default_handler(signal),
+    };
+    let (fd, mut delivery) = arriving().inspect_err(unheard).ok()?;
+    let act = move || {
+        delivery.pending().for_each(&pass);
+        true
+    };
+    Some(Beside { fd, act: Box::new(act) })
 }
 
-/// Hands every signal that this process gets for the guest to `pass`.
+/// Hands every signal that this process gets for the guest to `pass`, on a thread of its own.
 pub fn forward(pass: impl Fn(i32) + Send + 'static) -> Relay {
-    let list = [SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGTSTP, SIGCONT, SIGWINCH, SIGUSR1, SIGUSR2];
-    let Ok(mut signals) = Signals::new(list) else {
-        log::warn!("signals will not be passed on: no handler can be installed");
-        return Relay(None);
+    let Ok((fd, mut delivery)) = arriving().inspect_err(unheard) else { return Relay(None) };
+    let handle = delivery.handle();
+    let beside = Beside {
+        fd,
+        act: Box::new(move || {
+            delivery.pending().for_each(&pass);
+            !delivery.handle().is_closed()
+        }),
     };
-    let handle = signals.handle();
-    let passing = thread::Builder::new().name("signals".into()).stack_size(128 << 10).spawn(move || {
-        for signal in &mut signals {
-            pass(signal);
-        }
-    });
-    Relay(passing.is_ok().then_some(handle))
+    Relay(alone(beside).then_some(handle))
+}
+
+/// Serves it on a thread of its own.
+pub fn alone(beside: Beside) -> bool {
+    let serving = thread::Builder::new().name("signals".into()).stack_size(128 << 10).spawn(|| beside.serve());
+    serving.inspect_err(unheard).is_ok()
+}
+
+fn unheard(error: &io::Error) {
+    log::warn!("signals will not be passed on: {error}");
+}
+
+/// Signals as they come, and what can be read when there are some.
+fn arriving() -> io::Result<(OwnedFd, SignalDelivery<UnixStream, SignalOnly>)> {
+    let list = [SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGTSTP, SIGCONT, SIGWINCH, SIGUSR1, SIGUSR2];
+    let (read, write) = UnixStream::pair()?;
+    let fd = read.as_fd().try_clone_to_owned()?;
+    Ok((fd, SignalDelivery::with_pipe(read, write, SignalOnly::default(), list)?))
 }
 
 fn pass(world: &Weak<World>, first: &Weak<Process>, signal: i32) {

@@ -6,10 +6,11 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use coracle_elf::ArgSpace;
-use coracle_platform::{Vessel, startup};
+use coracle_platform::{PlatformError, Space, Thread, Vessel, startup};
 use parking_lot::Mutex;
 
 use super::exec::{self, ExecError, Request};
+use super::pool::Job;
 use super::process::Seed;
 use super::tree::Number;
 use super::{Cred, Links, Process, Rlimits, Sched, Session, Task, TaskSeed, load, run};
@@ -73,6 +74,48 @@ fn inherited_rlimits() -> Rlimits {
     limits
 }
 
+fn no_worker(error: &PlatformError) -> ExecError {
+    ExecError { errno: Errno::EAGAIN, reason: format!("no worker can be started: {error}") }
+}
+
+/// A program that was found, and the process that it will run in.
+pub struct Prepared {
+    number: Number,
+    space: Arc<dyn Space>,
+    thread: Box<dyn Thread>,
+    task: Arc<Task>,
+    program: load::Program,
+}
+
+impl Prepared {
+    /// Makes the process. It runs as long as the job that is returned does.
+    pub fn load(self) -> Result<(Arc<Process>, Job), ExecError> {
+        let Prepared { number, space, mut thread, task, program } = self;
+        let (world, init) = (task.world.clone(), task.world.init());
+        let mm = match load::build(&task, &program, &space, &mut *thread) {
+            Ok(mm) => mm,
+            Err(error) => {
+                thread.retire();
+                return Err(world.platform.failure().map_or(error, |failure| no_worker(&failure)));
+            }
+        };
+        startup::step("program mapped, stack built");
+        exec::become_first(&task, &program, mm);
+        let process = task.process.clone();
+        {
+            let mut tree = world.tree.lock();
+            tree.processes.insert(process.pid, process.clone());
+            init.links.lock().children.push(process.clone());
+            process.tasks.lock().push(task.clone());
+            tree.tasks.insert(task.tid(), task.clone());
+            number.used(&mut tree);
+        }
+        world.stats.forks.fetch_add(1, Ordering::Relaxed);
+        world.start_memory_watch();
+        Ok((process, Box::new(move || run::serve(task, thread, false))))
+    }
+}
+
 impl Process {
     /// Pid 1: the kernel's own. It has no threads; whatever becomes its child is waited for at once.
     fn init(world: &Arc<World>) -> Arc<Process> {
@@ -106,42 +149,25 @@ impl World {
 
     /// Starts a program as a child of pid 1. The first one has pid 2, and the sandbox ends with it.
     pub fn spawn(self: &Arc<World>, spawn: Spawn) -> Result<Arc<Process>, ExecError> {
+        let server = self.pool.reserve()?;
+        let (process, job) = self.prepare(spawn)?.load()?;
+        server.run(job);
+        Ok(process)
+    }
+
+    /// Finds a program, to be loaded by and by.
+    pub fn prepare(self: &Arc<World>, spawn: Spawn) -> Result<Prepared, ExecError> {
         let init = self.init();
         let number = Number::allocate(self)?;
-        let server = self.pool.reserve()?;
-        let Vessel { space, mut thread } = self.platform.spawn().map_err(|error| ExecError {
-            errno: Errno::EAGAIN,
-            reason: format!("no worker can be started: {error}"),
-        })?;
-        startup::step("fresh worker docked");
+        let Vessel { space, thread } = self.platform.spawn().map_err(|error| no_worker(&error))?;
         let task = self.make_task(&init, &spawn, number.get(), thread.control(), AddressSpace::new(space.clone()));
-        let built = task.find_in_path(spawn).and_then(|program| {
-            startup::step("program found and read");
-            let mm = load::build(&task, &program, &space, &mut *thread)?;
-            startup::step("program mapped, stack built");
-            Ok((program, mm))
-        });
-        let (program, mm) = match built {
-            Ok(built) => built,
+        match task.find_in_path(spawn) {
+            Ok(program) => Ok(Prepared { number, space, thread, task, program }),
             Err(error) => {
                 thread.retire();
-                return Err(error);
+                Err(error)
             }
-        };
-        exec::become_first(&task, &program, mm);
-        let process = task.process.clone();
-        {
-            let mut tree = self.tree.lock();
-            tree.processes.insert(process.pid, process.clone());
-            init.links.lock().children.push(process.clone());
-            process.tasks.lock().push(task.clone());
-            tree.tasks.insert(task.tid(), task.clone());
-            number.used(&mut tree);
         }
-        self.stats.forks.fetch_add(1, Ordering::Relaxed);
-        self.start_memory_watch();
-        server.run(Box::new(move || run::serve(task, thread, false)));
-        Ok(process)
     }
 
     fn make_task(
@@ -164,7 +190,7 @@ impl World {
             // The group is its own.
             links: Links { parent: Arc::downgrade(init), parent_tid: 1, children: Vec::new(), pgid: pid, session },
             signals: signal::ProcessSignals::default(),
-            rlimits: inherited_rlimits(),
+            rlimits: *init.rlimits.lock(),
             mm: Some(mm.clone()),
             exit_signal: SIGCHLD as i32,
             oom_score_adj: 0,

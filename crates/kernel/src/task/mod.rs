@@ -35,10 +35,11 @@ use std::time::Duration;
 use coracle_platform::{Answers, Identity, Space, ThreadControl};
 use parking_lot::Mutex;
 
-pub use boot::Spawn;
+pub use boot::{Prepared, Spawn};
 pub use cred::{CAP_LAST, Caps, Cred};
+pub use exec::ExecError;
 pub use group::{new_session, set_group};
-pub use pool::Pool;
+pub use pool::{Job, Pool};
 pub use process::{Group, Links, Process, Session, Terminal};
 pub use tree::{PID_MAX, Tree};
 

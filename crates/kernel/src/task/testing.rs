@@ -25,6 +25,7 @@ pub(crate) const MEMORY: u64 = 0x10_0000;
 /// A world with an empty file system.
 pub(crate) fn world() -> Arc<World> {
     let config = WorldConfig {
+        usage_wanted: true,
         hostname: String::from("test"),
         cpus: vec![0],
         memory: 1 << 30,

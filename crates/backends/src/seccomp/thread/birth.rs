@@ -10,6 +10,7 @@ use coracle_blobs::label;
 use coracle_platform::{Death, ForkError, Gone, Regs, Space, Trap, Vessel};
 
 use super::super::notify::Expected;
+use super::super::pace::CPU_UNKNOWN;
 use super::super::ports::{Port, Ports};
 use super::super::worker::{Parked, Worker};
 use super::super::{Shared, frame, table};
@@ -210,6 +211,7 @@ fn prepare_port(port: &Port, address: u64, base: u64, shared: &Shared, own_proce
     port.set32(word::STATE, REPLIED);
     port.set32(word::MAGIC, MAGIC);
     port.set64(word::SELF, address);
+    port.set32(word::GUEST_CPU, CPU_UNKNOWN);
     port.set32(word::HAS_RDPID, u32::from(shared.has_rdpid));
     port.set64(word::XSAVE_FEATURES, shared.xstate.0);
     port.set32(word::XSAVE_SIZE, shared.xstate.1);

@@ -19,10 +19,10 @@ use coracle_blobs::vdso;
 use coracle_platform::{ForkError, Gone, MemoryCall, Regs, Resume, Thread, ThreadControl, Trap, Vessel};
 
 use super::frame::{self, Place};
-use super::notify::Docked;
 use super::pace::Pace;
 use super::ports::Port;
 use super::worker::{DEAD, Worker};
+use super::zygote::Dock;
 use super::{Shared, rewrite};
 use control::Control;
 use staging::Staging;
@@ -67,8 +67,10 @@ pub struct SeccompThread {
     /// The call is the vDSO's own, for fresh clocks.
     by_vdso: bool,
     staging: Staging,
-    /// It waits to be told its program.
-    docked: Option<Docked>,
+    /// Where it waits to be told its program.
+    dock: Option<Dock>,
+    /// A call that has trapped here, to be learnt while the guest goes on.
+    lesson: Option<(u64, u64)>,
 }
 
 impl SeccompThread {
@@ -96,16 +98,15 @@ impl SeccompThread {
             owes: false,
             by_vdso: false,
             staging: Staging::new(),
-            docked: None,
+            dock: None,
+            lesson: None,
         }
     }
 
-    /// The only thread of a fresh worker, which waits for its program.
-    pub fn docked(shared: Arc<Shared>, worker: Arc<Worker>, docked: Docked) -> SeccompThread {
+    /// The only thread of a fresh worker, which waits for its program, or soon will.
+    pub fn docked(shared: Arc<Shared>, worker: Arc<Worker>, dock: Dock) -> SeccompThread {
         let tid = worker.pid as u32;
-        let mut thread = SeccompThread::new(shared, worker, 0, tid);
-        thread.docked = Some(docked);
-        thread
+        SeccompThread { dock: Some(dock), ..SeccompThread::new(shared, worker, 0, tid) }
     }
 
     /// The worker that this thread runs in.
@@ -194,9 +195,7 @@ impl SeccompThread {
                 let call = self.call(if trapped { 4 } else { 3 });
                 if let Trap::Syscall { number, args, .. } = &call {
                     self.staging.arrive(self.posted, args);
-                    if trapped {
-                        self.learn(self.port.get64(word::RETURN), *number);
-                    }
+                    self.lesson = trapped.then(|| (self.port.get64(word::RETURN), *number));
                 }
                 Ok(call)
             }
@@ -279,6 +278,9 @@ impl Thread for SeccompThread {
             },
         };
         self.reply(what);
+        if let Some((rip, number)) = self.lesson.take() {
+            self.learn(rip, number);
+        }
         self.next_trap()
     }
 

@@ -120,8 +120,8 @@ impl SeccompThread {
     /// Calls for a docked worker travel with the files that they name; any other makes them one by one.
     pub(super) fn order_batch(&mut self, calls: &[MemoryCall]) -> Result<Result<(), Errno>, Gone> {
         let mut files = sources(calls);
-        let docked = self.docked.take_if(|_| calls.len() + files.len() <= BATCH_MAX);
-        let Some(docked) = docked else {
+        let dock = self.dock.take_if(|_| calls.len() + files.len() <= BATCH_MAX);
+        let Some(dock) = dock else {
             for call in calls {
                 if let Err(errno) = self.order_memory(call)? {
                     return Ok(Err(errno));
@@ -158,6 +158,8 @@ impl SeccompThread {
         }
         self.port.set32(word::BATCH_COUNT, (calls.len() + files.len()) as u32);
         let files: Vec<_> = files.iter().map(|source| source.file.clone()).collect();
+        let docked = dock.arrive(&self.shared, &self.worker)?;
+        self.pace.announce(&self.port);
         if !self.shared.notifier.undock(docked, &files, FIRST_FILE) {
             return Err(Gone);
         }

@@ -133,10 +133,11 @@ impl SeccompThread {
             return self.lied("did not carry out an order");
         }
         if matches!(self.at, At::Start { ready: false }) {
-            if let Some(docked) = self.docked.take()
-                && !self.shared.notifier.undock(docked, &[], 0)
-            {
-                return Err(Gone);
+            if let Some(dock) = self.dock.take() {
+                let docked = dock.arrive(&self.shared, &self.worker)?;
+                if !self.shared.notifier.undock(docked, &[], 0) {
+                    return Err(Gone);
+                }
             }
             if self.wait()? != kind::READY {
                 return self.lied("did not get ready");
