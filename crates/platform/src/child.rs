@@ -80,6 +80,19 @@ pub fn stand_in_for_runtime() {
     ignore_broken_pipes();
 }
 
+/// The calling thread, and those that it will start, leave these signals to others.
+pub fn leave_signals(list: &[i32]) {
+    // SAFETY: a set on the stack; what is changed is this thread's mask.
+    unsafe {
+        let mut set = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigemptyset(&raw mut set);
+        for signal in list {
+            libc::sigaddset(&raw mut set, *signal);
+        }
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+    }
+}
+
 /// Ends the process without the exit handlers of a program whose `main` never ran.
 pub fn exit_at_once(status: u8) -> ! {
     // SAFETY: does not return.

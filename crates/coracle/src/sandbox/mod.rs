@@ -23,7 +23,7 @@ use coracle_kernel::task::{Cred, ExecError, Job, Spawn};
 use coracle_kernel::time::{Choice, Offsets};
 use coracle_kernel::world::{World, WorldConfig};
 use coracle_platform::waiting::Policy;
-use coracle_platform::{Platform, Waiting};
+use coracle_platform::{Platform, Waiting, child};
 
 use crate::config::{ClockChoice, Config, PlatformChoice, WaitPolicy};
 use crate::control::{Handler, Place, Server};
@@ -96,7 +96,10 @@ pub fn run(
     let handler = Arc::new(OnceLock::<Arc<dyn Handler>>::new());
     let serve = |place| Server::start(place, handler.clone(), &mut signals).inspect_err(unreachable).ok();
     let server = place.and_then(serve);
-    signals.map(relay::alone);
+    if signals.is_none_or(relay::alone) {
+        // They have a thread of their own. This one is not to be disturbed by them.
+        child::leave_signals(&relay::LIST);
+    }
     startup::step("reachable for signals, ps, kill and exec");
     let prepared = world
         .prepare(Spawn {

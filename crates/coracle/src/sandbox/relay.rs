@@ -15,6 +15,9 @@ use signal_hook::iterator::exfiltrator::SignalOnly;
 
 use crate::control::Beside;
 
+/// The signals that are passed on.
+pub const LIST: [i32; 9] = [SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGTSTP, SIGCONT, SIGWINCH, SIGUSR1, SIGUSR2];
+
 /// The terminal's settings as they were, restored at the end whatever the guest did to them.
 pub struct Terminal(Option<Termios>);
 
@@ -95,10 +98,9 @@ fn unheard(error: &io::Error) {
 
 /// Signals as they come, and what can be read when there are some.
 fn arriving() -> io::Result<(OwnedFd, SignalDelivery<UnixStream, SignalOnly>)> {
-    let list = [SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGTSTP, SIGCONT, SIGWINCH, SIGUSR1, SIGUSR2];
     let (read, write) = UnixStream::pair()?;
     let fd = read.as_fd().try_clone_to_owned()?;
-    Ok((fd, SignalDelivery::with_pipe(read, write, SignalOnly::default(), list)?))
+    Ok((fd, SignalDelivery::with_pipe(read, write, SignalOnly, LIST)?))
 }
 
 fn pass(world: &Weak<World>, first: &Weak<Process>, signal: i32) {
