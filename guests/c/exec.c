@@ -262,6 +262,36 @@ CASE(text_busy)
 	say("afterwards %d", w >= 0);
 }
 
+/* A file that ends before its last segment does: what follows the data cannot be zeroed (elf_load() in
+ * fs/binfmt_elf.c), and there is no way back to the caller. */
+CASE(cut_off)
+{
+	Elf64_Ehdr e;
+	Elf64_Phdr p;
+	uint64_t end = 0;
+	char command[5000];
+	FILE *f = fopen(self, "r");
+
+	MUST(f && fread(&e, sizeof(e), 1, f) == 1 ? 0 : -1);
+	for (int i = 0; i < e.e_phnum; i++) {
+		MUST(fseek(f, e.e_phoff + i * sizeof(p), SEEK_SET));
+		MUST(fread(&p, sizeof(p), 1, f) == 1 ? 0 : -1);
+		if (p.p_type == PT_LOAD && p.p_flags & PF_W && p.p_filesz && p.p_memsz > p.p_filesz)
+			end = p.p_offset + p.p_filesz;
+	}
+	fclose(f);
+	say("data and zeros share a page: %d", end % 4096 != 0);
+	snprintf(command, sizeof(command), "cp '%s' cut && chmod 755 cut", self);
+	MUST(system(command));
+	say_status("whole", run("./cut", ARGS("x", "seven"), NULL));
+	MUST(truncate("cut", end / 4096 * 4096));
+	say_status("cut off", run("./cut", ARGS("x", "seven"), NULL));
+	MUST(truncate("cut", 2000));
+	say_status("a stump", run("./cut", ARGS("x", "seven"), NULL));
+	/* The file is nobody's any more. */
+	say("removed: %d", unlink("cut"));
+}
+
 int main(int argc, char **argv)
 {
 	const char *what = argc > 1 ? argv[1] : "";

@@ -79,7 +79,8 @@ pub struct RunArgs {
     #[arg(long, short = 'm', value_name = "SIZE", value_parser = parse::size, help_heading = LIMITS)]
     memory: Option<u64>,
 
-    /// Number of CPUs, a whole number: the program sees this many and runs on no more.
+    /// Number of CPUs, a whole number: the program sees this many and runs on no more. There are no more than the
+    /// host's.
     #[arg(long, value_name = "N", help_heading = LIMITS)]
     cpus: Option<u32>,
 

@@ -190,3 +190,15 @@ fn start_up_is_traced_in_steps() {
     assert!(lines.lines().filter(|line| line.starts_with("startup ")).count() >= 12, "{lines}");
     assert_eq!(text(&output(&dir, &["run", "--", "true"]).stderr), "");
 }
+
+#[test]
+fn more_cpus_than_there_are_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let inside = output(&dir, &["run", "--cpus", "100000", "--", "nproc"]);
+    let native = Command::new("nproc").output().unwrap();
+    assert_eq!(text(&inside.stdout), text(&native.stdout));
+    let said = text(&inside.stderr);
+    assert!(
+        said.lines().count() == 1 && said.contains("--cpus 100000") && said.contains(text(&native.stdout).trim())
+    );
+}

@@ -270,6 +270,10 @@ fn bind_cpus(config: &Config) -> Vec<usize> {
         Err(_) => vec![0],
     };
     if let Some(granted) = config.limits.cpus {
+        let there = cpus.len();
+        if granted as usize > there {
+            log::warn!("--cpus {granted}: only {there} can be had here, so the program sees {there}");
+        }
         let here = rustix::thread::sched_getcpu();
         let at = cpus.iter().position(|cpu| *cpu == here).unwrap_or(0);
         cpus.rotate_left(at);

@@ -15,7 +15,7 @@ use super::{Task, exec};
 use crate::Errno;
 use crate::abi::linux::{
     MAP_ANONYMOUS, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, MAP_STACK, MREMAP_DONTUNMAP, MREMAP_FIXED,
-    MREMAP_MAYMOVE, PROT_EXEC, PROT_NONE, PROT_READ, PROT_WRITE,
+    MREMAP_MAYMOVE, PROT_EXEC, PROT_NONE, PROT_READ, PROT_WRITE, SIGSEGV,
 };
 use crate::abi::{PAGE_SIZE, page_floor};
 use crate::fd::{Mapped, OpenFile};
@@ -140,6 +140,8 @@ fn anonymous(address: u64, len: u64, prot: u32, flags: u32) -> MemoryCall {
 struct Steps {
     calls: Vec<MemoryCall>,
     zeros: Vec<(u64, u64)>,
+    /// Something could not be zeroed: the file ends before its segment does.
+    torn: bool,
 }
 
 impl Steps {
@@ -200,7 +202,7 @@ impl Steps {
         self.calls.clear();
         for (address, len) in self.zeros.drain(..) {
             let zeros = vec![0; usize::try_from(len).unwrap_or(0)];
-            mm.space.write(address, &zeros);
+            self.torn |= mm.space.write(address, &zeros) != zeros.len();
         }
         Ok(())
     }
@@ -276,6 +278,10 @@ pub(super) fn build(
         steps.add(plan, file, &mm, thread)?;
     }
     steps.carry_out(&mm, thread)?;
+    if steps.torn {
+        // `elf_load()` says EFAULT, but there is no program left to tell: bprm_execve() in fs/exec.c.
+        task.process.begin_exit(SIGSEGV as i32);
+    }
     if space.write(stack.sp, &stack.bytes) != stack.bytes.len() {
         return Err(ExecError { errno: Errno::ENOMEM, reason: String::from("the stack cannot be written") });
     }
