@@ -1,9 +1,11 @@
-//! What `execve` must decide before and while it builds a new program, as pure functions.
+//! What `execve` must decide before and while it builds a new program, and what is left of a dead one, as pure
+//! functions.
 //!
 //! - [`Image`] reads and checks an ELF file; [`Image::plan`] says which mappings make it a program.
 //! - [`Script`] reads a `#!` line.
 //! - [`ArgSpace`] counts argument and environment strings against Linux's limits.
 //! - [`InitialStack`] lays out what a new program finds on its stack.
+//! - [`corefile`] lays out the file that a dying program leaves behind.
 //!
 //! Nothing here touches memory, files or processes: the caller hands in bytes (through [`ReadAt`]) and carries
 //! out the [`Op`]s. The rules are those of Linux's `fs/binfmt_elf.c`, `fs/binfmt_script.c` and `fs/exec.c`;
@@ -12,6 +14,7 @@
 #![warn(missing_docs)]
 
 mod args;
+pub mod corefile;
 mod error;
 mod header;
 mod image;

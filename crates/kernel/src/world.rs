@@ -109,6 +109,8 @@ pub struct World {
     pub devices: crate::fs::dev::Devices,
     /// What `/proc` keeps.
     pub proc: crate::fs::proc::Shared,
+    /// Where cores go.
+    pub cores: crate::task::coredump::Settings,
     /// Contended PI futexes.
     pub futexes: crate::futex::pi::PiTable,
 }
@@ -131,6 +133,7 @@ impl World {
             timers: crate::time::Wheel::default(),
             devices: crate::fs::dev::Devices::default(),
             proc: crate::fs::proc::Shared::default(),
+            cores: crate::task::coredump::Settings::default(),
             futexes: crate::futex::pi::PiTable::default(),
             pool: Pool::default(),
             tracer: OnceLock::new(),

@@ -87,13 +87,24 @@ pub trait Space: Send + Sync {
     /// As `write`, but ignoring page protections, as a debugger does (`PTRACE_POKEDATA`).
     fn poke(&self, address: u64, from: &[u8]) -> usize;
 
+    /// As `read`, but ignoring page protections.
+    fn peek(&self, address: u64, into: &mut [u8]) -> usize {
+        self.read(address, into)
+    }
+
+    /// What is behind the pages from `start` on, without touching them: as many of `into` are filled in as the
+    /// answer counts, none if there is no such address space any more. `None`: the platform cannot tell.
+    fn pages(&self, _start: u64, _into: &mut [Backing]) -> Option<usize> {
+        None
+    }
+
     /// Where guest code may be mapped.
     fn layout(&self) -> Layout;
 
     /// The guest's mappings in address order, without anything that belongs to the platform.
     fn mappings(&self) -> Vec<Mapping>;
 
-    /// As `mappings`, with what is resident of each, where the platform can tell. Costly.
+    /// As `mappings`, with what is said of memory, where the platform can tell. Costly.
     fn mappings_resident(&self) -> Vec<Mapping> {
         self.mappings()
     }
@@ -152,8 +163,33 @@ pub struct Mapping {
     pub dev: u64,
     pub ino: u64,
     pub special: Option<Special>,
-    /// Bytes resident, where the platform was asked for them; else zero.
+    /// Where the platform was asked for it; else all zero.
+    pub memory: MapMemory,
+}
+
+/// What a mapping holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MapMemory {
+    /// Bytes resident.
     pub resident: u64,
+    /// Bytes that are its own: private memory that was written to, swapped out or not.
+    pub own: u64,
+    /// `MADV_DONTDUMP`.
+    pub dont_dump: bool,
+    /// Made of huge pages (`MAP_HUGETLB`).
+    pub huge: bool,
+}
+
+/// What is behind a page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Backing {
+    /// Nothing yet: it has not been touched.
+    #[default]
+    Nothing,
+    /// A page of a file, or of shared memory.
+    Shared,
+    /// A page of the mapping's own.
+    Own,
 }
 
 /// Resources used by an address space.

@@ -104,6 +104,10 @@ impl Space for MockSpace {
         self.walk(address, from.len(), 0, |at, page| page.copy_from_slice(&from[at..at + page.len()]))
     }
 
+    fn peek(&self, address: u64, into: &mut [u8]) -> usize {
+        self.walk(address, into.len(), 0, |at, page| into[at..at + page.len()].copy_from_slice(page))
+    }
+
     fn layout(&self) -> Layout {
         Layout { bottom: 0x10000, top: 0x7e00_0000_0000 }
     }
@@ -121,7 +125,7 @@ impl Space for MockSpace {
                 dev: 0,
                 ino: 0,
                 special: None,
-                resident: PAGE_SIZE,
+                memory: MapMemory { resident: PAGE_SIZE, own: PAGE_SIZE, ..MapMemory::default() },
             })
             .collect()
     }

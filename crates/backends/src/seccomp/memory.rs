@@ -3,8 +3,9 @@
 use std::fs::File;
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 
-use coracle_platform::Mapping;
+use coracle_platform::{Backing, MapMemory, Mapping};
 
 /// `struct procmap_query` (include/uapi/linux/fs.h, Linux 6.11).
 #[repr(C)]
@@ -49,9 +50,28 @@ pub fn query(maps: &File, address: u64) -> Option<Option<Mapping>> {
         offset: query.offset,
         dev: libc::makedev(query.major, query.minor),
         ino: query.inode,
-        resident: 0,
+        memory: MapMemory::default(),
         special: None,
     }))
+}
+
+/// What is behind the pages from `start` on, by a `/proc/PID/pagemap` (Documentation/admin-guide/mm/pagemap.rst).
+pub fn pages(pagemap: &File, start: u64, into: &mut [Backing]) -> Option<usize> {
+    const ENTRY: usize = 8;
+    const PRESENT: u64 = 1 << 63;
+    const SWAPPED: u64 = 1 << 62;
+    const OF_A_FILE: u64 = 1 << 61;
+    let mut bytes = vec![0; into.len() * ENTRY];
+    let count = pagemap.read_at(&mut bytes, start / coracle_abi::PAGE_SIZE * ENTRY as u64).ok()? / ENTRY;
+    for (page, entry) in into.iter_mut().zip(bytes.as_chunks::<ENTRY>().0.iter().take(count)) {
+        let entry = u64::from_ne_bytes(*entry);
+        *page = match (entry & (PRESENT | SWAPPED) != 0, entry & OF_A_FILE != 0) {
+            (false, _) => Backing::Nothing,
+            (true, true) => Backing::Shared,
+            (true, false) => Backing::Own,
+        };
+    }
+    Some(count)
 }
 
 /// Copies from another process; returns the bytes copied before the first bad page.

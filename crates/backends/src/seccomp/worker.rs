@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use coracle_abi::port::{PORT_COUNT, SHIM_ALIGN, VDSO_SIZE, VVAR_BELOW, word};
-use coracle_platform::{Death, Layout, Mapping, Space, Special, Usage, Vdso};
+use coracle_platform::{Backing, Death, Layout, MapMemory, Mapping, Space, Special, Usage, Vdso};
 use parking_lot::Mutex;
 use rustix::fs::OFlags;
 
@@ -47,8 +47,10 @@ pub struct Worker {
     pub vvar: Arc<Vvar>,
     /// Where the vDSO's image was moved to.
     pub vdso: AtomicU64,
-    /// `/proc/PID/mem`, once it was needed.
+    /// `/proc/PID/mem` for writing, once it was needed.
     memory: OnceLock<Option<File>>,
+    /// The same for reading, and `/proc/PID/pagemap`.
+    reading: OnceLock<(Option<File>, Option<File>)>,
 }
 
 /// A host thread whose guest thread has ended, asleep in the handler of its last request.
@@ -93,6 +95,7 @@ impl Worker {
             vvar,
             vdso: AtomicU64::new(0),
             memory: OnceLock::new(),
+            reading: OnceLock::new(),
         })
     }
 
@@ -166,6 +169,10 @@ impl Worker {
         }
     }
 
+    fn reading(&self) -> &(Option<File>, Option<File>) {
+        self.reading.get_or_init(|| (self.proc("mem"), self.proc("pagemap")))
+    }
+
     fn proc(&self, name: &str) -> Option<File> {
         host_proc::open(self.pid, name, OFlags::RDONLY)
     }
@@ -205,6 +212,15 @@ impl Space for Worker {
         // It keeps no memory of a worker that has ended.
         let file = self.memory.get_or_init(|| host_proc::open(self.pid, "mem", OFlags::WRONLY)).as_ref();
         file.and_then(|file| file.write_at(&from[..len], address).ok()).unwrap_or(0)
+    }
+
+    fn peek(&self, address: u64, into: &mut [u8]) -> usize {
+        let len = self.clip(address, into.len());
+        self.reading().0.as_ref().and_then(|file| file.read_at(&mut into[..len], address).ok()).unwrap_or(0)
+    }
+
+    fn pages(&self, start: u64, into: &mut [Backing]) -> Option<usize> {
+        memory::pages(self.reading().1.as_ref()?, start, into)
     }
 
     fn layout(&self) -> Layout {
@@ -332,15 +348,15 @@ fn parse_maps(text: &str, top: u64, special: impl Fn(u64, u64) -> Option<Special
             dev,
             ino,
             special: if start == VSYSCALL { Some(Special::Vsyscall) } else { special(dev, ino) },
-            resident: 0,
+            memory: MapMemory::default(),
         })
     };
     let mut maps: Vec<Mapping> = Vec::new();
     for line in text.lines() {
-        if let Some(rest) = line.strip_prefix("Rss:") {
-            let kilobytes: u64 = rest.trim_end_matches("kB").trim().parse().unwrap_or(0);
-            if let Some(mapping) = maps.last_mut() {
-                mapping.resident = kilobytes << 10;
+        // Names of smaps begin with a capital, lines of maps with an address.
+        if line.starts_with(|first: char| first.is_ascii_uppercase()) {
+            if let (Some(mapping), Some((name, value))) = (maps.last_mut(), line.split_once(':')) {
+                note_memory(&mut mapping.memory, name, value);
             }
         } else if let Some(mapping) = parse(line) {
             maps.push(mapping);
@@ -350,12 +366,36 @@ fn parse_maps(text: &str, top: u64, special: impl Fn(u64, u64) -> Option<Special
     maps
 }
 
+/// One line of `smaps`.
+fn note_memory(memory: &mut MapMemory, name: &str, value: &str) {
+    let bytes = || value.trim_end_matches("kB").trim().parse::<u64>().unwrap_or(0) << 10;
+    match name {
+        "Rss" => memory.resident = bytes(),
+        "Anonymous" | "Swap" => memory.own += bytes(),
+        "VmFlags" => {
+            memory.dont_dump = value.split_ascii_whitespace().any(|flag| flag == "dd");
+            memory.huge = value.split_ascii_whitespace().any(|flag| flag == "ht");
+        }
+        _ => {}
+    }
+}
+
 const _: () = assert!(SHIM_ALIGN == 1 << 32);
 const _: () = assert!(coracle_abi::vvar::VVAR_SIZE as u64 == coracle_abi::port::VVAR_SIZE);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn smaps_tell_of_memory() {
+        let text = "5555-6666 rw-p 0 00:00 0\nRss:  8 kB\nAnonymous:  4 kB\nAnonHugePages:  64 kB\nSwap:  12 kB\n\
+                    SwapPss: 12 kB\nVmFlags: rd wr dd sd\n7777-8888 r--p 0 00:00 0\nRss: 4 kB\n";
+        let maps = parse_maps(text, 1 << 40, |_, _| None);
+        let first = MapMemory { resident: 8 << 10, own: 16 << 10, dont_dump: true, huge: false };
+        assert_eq!(maps.iter().map(|mapping| mapping.memory).next(), Some(first));
+        assert_eq!((maps.len(), maps[1].memory.resident, maps[1].memory.own), (2, 4 << 10, 0));
+    }
 
     #[test]
     fn maps_are_read_and_the_shim_left_out() {

@@ -1,8 +1,11 @@
 //! `/proc/PID/maps`, from the host's answer to what Linux would show.
 
-use coracle_platform::{Mapping, Special};
+use std::collections::HashMap;
+use std::sync::Arc;
 
-use super::AddressSpace;
+use coracle_platform::{MapMemory, Mapping, Special};
+
+use super::{AddressSpace, MappedFile};
 use crate::fs::PathRef;
 
 /// A mapping as the guest may see it.
@@ -18,8 +21,10 @@ pub struct MapEntry {
     pub dev: u64,
     pub ino: u64,
     pub name: MapName,
-    /// Bytes resident, where known.
-    pub resident: u64,
+    /// What it holds, where that was asked for.
+    pub memory: MapMemory,
+    /// Of files: by what the host knows it, for [`AddressSpace::mapped_file`].
+    pub host: Option<(u64, u64)>,
 }
 
 /// What stands at the end of a line.
@@ -32,8 +37,8 @@ pub enum MapName {
     Vvar,
     Vdso,
     Vsyscall,
-    /// Path of a file.
-    Path(Vec<u8>),
+    /// Path of a file. A thousand mappings of one file share it.
+    Path(Arc<[u8]>),
 }
 
 impl AddressSpace {
@@ -42,7 +47,7 @@ impl AddressSpace {
         self.shown(self.space.mappings(), root)
     }
 
-    /// As `maps`, with what is resident of each.
+    /// As `maps`, with what each holds.
     pub fn maps_resident(&self, root: &PathRef) -> Vec<MapEntry> {
         self.shown(self.space.mappings_resident(), root)
     }
@@ -54,6 +59,7 @@ impl AddressSpace {
         };
         let hidden = self.hidden.lock().clone();
         let files = self.files.lock().clone();
+        let mut paths: HashMap<(u64, u64), Arc<[u8]>> = HashMap::new();
         let mut entries: Vec<MapEntry> = Vec::new();
         for mapping in mappings {
             for (start, end) in without(mapping.start, mapping.end, &hidden, mapping.prot == 0) {
@@ -66,7 +72,12 @@ impl AddressSpace {
                     dev: 0,
                     ino: 0,
                     name: MapName::None,
-                    resident: mapping.resident.min(end - start),
+                    memory: MapMemory {
+                        resident: mapping.memory.resident.min(end - start),
+                        own: mapping.memory.own.min(end - start),
+                        ..mapping.memory
+                    },
+                    host: None,
                 };
                 if let Some(special) = mapping.special {
                     entry.shared = false;
@@ -77,11 +88,9 @@ impl AddressSpace {
                     };
                 } else if let Some(file) = files.get(&(mapping.dev, mapping.ino)) {
                     (entry.dev, entry.ino) = (file.dev, file.ino);
-                    let path = match &file.place {
-                        Some(place) => place.display(root),
-                        None => file.description.clone().into_bytes(),
-                    };
-                    entry.name = MapName::Path(path);
+                    let path = paths.entry((mapping.dev, mapping.ino)).or_insert_with(|| file.shown_at(root));
+                    entry.name = MapName::Path(path.clone());
+                    entry.host = Some((mapping.dev, mapping.ino));
                     entry.offset += start - mapping.start;
                 } else if start < heap.1 && heap.0 < end && heap.0 < heap.1 {
                     entry.name = MapName::Heap;
@@ -92,6 +101,15 @@ impl AddressSpace {
             }
         }
         entries
+    }
+}
+
+impl MappedFile {
+    fn shown_at(&self, root: &PathRef) -> Arc<[u8]> {
+        match &self.place {
+            Some(place) => place.display(root).into(),
+            None => self.description.clone().into_bytes().into(),
+        }
     }
 }
 

@@ -68,9 +68,14 @@ pub struct Image {
     pub brk: u64,
     /// `PR_SET_DUMPABLE`.
     pub dumpable: u32,
+    /// What goes into a core: bits of `/proc/PID/coredump_filter`.
+    pub dump_filter: u32,
     /// `PR_SET_THP_DISABLE`; recorded only.
     pub no_huge_pages: bool,
 }
+
+/// `MMF_DUMP_FILTER_DEFAULT`: anonymous memory, ELF headers, huge pages that are private.
+pub const DUMP_FILTER: u32 = 0x33;
 
 /// A task in an address space. Whoever looks at the space meanwhile holds it, but does not count.
 pub(crate) struct User {
@@ -103,7 +108,7 @@ impl AddressSpace {
     pub fn new(space: Arc<dyn Space>) -> Arc<AddressSpace> {
         Arc::new(AddressSpace {
             space,
-            image: Mutex::new(Image { dumpable: 1, ..Image::default() }),
+            image: Mutex::new(Image { dumpable: 1, dump_filter: DUMP_FILTER, ..Image::default() }),
             brk_turn: Mutex::default(),
             files: Mutex::default(),
             watched: Mutex::default(),
@@ -151,6 +156,14 @@ impl AddressSpace {
         let description = if place.is_some() { String::new() } else { file.file.description() };
         let shown = MappedFile { place, description, dev: guest.st_dev, ino: guest.st_ino };
         self.files.lock().insert(id, shown);
+    }
+
+    /// Mode and number of links of the file that the host knows by `id`; one without a place in a file system has
+    /// no links.
+    pub(crate) fn mapped_file(&self, id: (u64, u64)) -> Option<(u32, u64)> {
+        let file = self.files.lock().get(&id)?.clone();
+        let stat = file.place.and_then(|place| place.inode().stat().ok());
+        Some(stat.map_or((0, 0), |stat| (stat.st_mode, stat.st_nlink)))
     }
 
     /// Tells the platform when `file` is closed for good, once.

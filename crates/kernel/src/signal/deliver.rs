@@ -8,11 +8,11 @@ use super::state::{set_blocked, take};
 use super::{
     DefaultAction, SA_NODEFER, SA_RESETHAND, SA_RESTART, SIG_DFL, SIG_IGN, SigInfo, SigSet, Signal, frame,
 };
-use crate::abi::linux::{__NR_futex, FUTEX_CMD_MASK, FUTEX_WAIT, FUTEX_WAIT_BITSET, RLIMIT_CORE};
+use crate::abi::linux::{__NR_futex, FUTEX_CMD_MASK, FUTEX_WAIT, FUTEX_WAIT_BITSET};
 use crate::abi::types::Sigaction;
 use crate::call::Ctx;
-use crate::task::Task;
 use crate::task::exit::is_group_orphaned;
+use crate::task::{Task, coredump};
 use crate::{Errno, SysResult};
 
 /// How guest code goes on after [`deliver`].
@@ -34,6 +34,8 @@ pub enum Next {
 enum Act {
     /// A handler is to run.
     Handle(Signal, SigInfo, Sigaction),
+    /// The process ends, with a core.
+    Core(SigInfo),
     /// A stop or the end has begun.
     Halt,
     Nothing,
@@ -58,6 +60,10 @@ pub fn deliver(cx: &mut Ctx<'_>, call: Option<SysResult>) -> Next {
             None => break,
             Some(Act::Nothing) => {}
             // The run loop stops or ends the task; after a stop it comes back with what is left of the call.
+            Some(Act::Core(info)) => {
+                coredump::dump(cx, &info, standing);
+                return Next::Exit;
+            }
             Some(Act::Halt) if task.must_exit() => return Next::Exit,
             Some(Act::Halt) => return if framed { Next::Continue } else { unhandled(standing) },
             Some(Act::Handle(signal, info, action)) => {
@@ -94,7 +100,7 @@ fn take_next(task: &Arc<Task>) -> Option<Act> {
     let action = dispositions.get(signal);
     Some(match action.handler {
         SIG_IGN => Act::Nothing,
-        SIG_DFL => default_action(task, signal),
+        SIG_DFL => default_action(task, signal, info),
         _ => {
             if action.flags & SA_RESETHAND != 0 {
                 dispositions.set(signal, Sigaction { handler: SIG_DFL, ..action });
@@ -104,7 +110,7 @@ fn take_next(task: &Arc<Task>) -> Option<Act> {
     })
 }
 
-fn default_action(task: &Arc<Task>, signal: Signal) -> Act {
+fn default_action(task: &Arc<Task>, signal: Signal, info: SigInfo) -> Act {
     match signal.default_action() {
         DefaultAction::Ignore | DefaultAction::Continue => Act::Nothing,
         DefaultAction::Stop => {
@@ -119,11 +125,7 @@ fn default_action(task: &Arc<Task>, signal: Signal) -> Act {
             task.process.begin_exit(signal.number());
             Act::Halt
         }
-        DefaultAction::Core => {
-            let core = if task.rlimit(RLIMIT_CORE) > 0 { 0x80 } else { 0 };
-            task.process.begin_exit(signal.number() | core);
-            Act::Halt
-        }
+        DefaultAction::Core => Act::Core(info),
     }
 }
 

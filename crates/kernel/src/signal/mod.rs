@@ -38,6 +38,7 @@ pub(crate) use state::{await_signals, forget_timer, resumed, take};
 
 pub use crate::time::ProcessTimers;
 use crate::{Errno, Result};
+pub use xstate::core_xstate;
 
 /// How a call goes on through `restart_syscall(2)` after it was interrupted and no handler ran
 /// (`struct restart_block`).

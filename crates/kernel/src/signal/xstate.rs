@@ -63,6 +63,17 @@ pub(super) fn to_frame(state: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// As a core holds it: where signal frames say how long the state is, there it says what the processor has
+/// (`XSTATE_FX_SW_OFFSET`).
+pub fn core_xstate(state: &[u8]) -> Vec<u8> {
+    let mut bytes = if state.len() < SMALLEST { initial() } else { state.to_vec() };
+    let told = u32_at(&bytes, SW) == FP_XSTATE_MAGIC1;
+    let features = u64_at(&bytes, if told { SW + 8 } else { LEGACY }) | FP_SSE;
+    put(&mut bytes, SW, &[0; 48]);
+    put(&mut bytes, SW, &features.to_le_bytes());
+    bytes
+}
+
 /// Bytes that the state takes in a frame of this processor, with the magic; `now` is the state as it is.
 pub(super) fn frame_len(now: &[u8]) -> u64 {
     (now.len().max(SMALLEST) + 4) as u64

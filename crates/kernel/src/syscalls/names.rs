@@ -155,10 +155,14 @@ fn unlinkat(cx: &mut Ctx<'_>, dirfd: Fd, path: Addr, flags: u32) -> SysResult {
     if flags & !AT_REMOVEDIR != 0 {
         return Err(Errno::EINVAL);
     }
-    let directory = flags & AT_REMOVEDIR != 0;
     let text = path_text(cx, path, 0)?;
     let env = Env::new(cx, dirfd.0, &text)?;
-    let Walked { parent, last, slash, .. } = env.walk().parent(&text)?;
+    remove(&env, &text, flags & AT_REMOVEDIR != 0).map(|()| 0)
+}
+
+/// Removes a name: a directory's or, without `directory`, any other.
+pub fn remove(env: &Env, path: &[u8], directory: bool) -> Result<()> {
+    let Walked { parent, last, slash, .. } = env.walk().parent(path)?;
     let name = match last {
         Last::Name(name) => name,
         _ if !directory => return Err(Errno::EISDIR),
@@ -183,7 +187,7 @@ fn unlinkat(cx: &mut Ctx<'_>, dirfd: Fd, path: Addr, flags: u32) -> SysResult {
     }
     parent.dentry.removed(&name);
     inotify::removed(env.vfs(), &parent, &name, &child);
-    Ok(0)
+    Ok(())
 }
 
 fn rename(cx: &mut Ctx<'_>, old: Addr, new: Addr) -> SysResult {

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use coracle_platform::Thread;
 
-use super::{Group, Process, Task, Tree, robust, usage};
+use super::{Group, Process, Task, Tree, coredump, robust, usage};
 use crate::fd::FdTable;
 use crate::signal::{self, ChildInfo};
 use crate::world::{End, FIRST_PID, World};
@@ -19,6 +19,7 @@ const CLD_DUMPED: i32 = 3;
 
 /// Ends the calling kernel thread's task. Runs exactly once per task.
 pub(super) fn finish(task: &Arc<Task>, mut thread: Box<dyn Thread>) {
+    coredump::join(task, &mut *thread);
     let mm = task.mm();
     if !task.worker_is_gone() {
         let _ = robust::release(task, &*mm.space, &mut *thread, mm.has_one_user());

@@ -319,6 +319,12 @@ fn describe(
     brk: u64,
 ) -> Memory {
     let root = task.fs().root();
+    // MMF_INIT_MASK: these outlive the program.
+    let (dump_filter, no_huge_pages) = {
+        let mm = task.mm();
+        let old = mm.image.lock();
+        (old.dump_filter, old.no_huge_pages)
+    };
     let word = |bytes: &[u8]| bytes.first_chunk::<8>().map_or(0, |word| u64::from_le_bytes(*word));
     let pair = |pair: &[u8]| (word(pair), word(pair.get(8..).unwrap_or_default()));
     Memory {
@@ -335,6 +341,7 @@ fn describe(
         start_brk: brk,
         brk,
         dumpable: 1,
-        no_huge_pages: task.mm().image.lock().no_huge_pages,
+        dump_filter,
+        no_huge_pages,
     }
 }

@@ -6,6 +6,7 @@
 
 mod boot;
 pub mod clone;
+pub mod coredump;
 pub mod cpu_limit;
 mod cred;
 pub mod exec;
@@ -97,6 +98,8 @@ pub struct Task {
     worker_gone: AtomicBool,
     /// Wait status of this thread's own exit(2).
     exit_status: AtomicI32,
+    /// Number and result of the call that it stood in when it was told to end, for a core.
+    left_call: Mutex<Option<(u64, crate::SysResult)>>,
     /// Calls served, by number; only the serving thread counts.
     pub calls: Vec<AtomicU64>,
     /// Lane of the call being served.
@@ -176,6 +179,7 @@ impl Task {
             dying: AtomicBool::new(false),
             worker_gone: AtomicBool::new(false),
             exit_status: AtomicI32::new(0),
+            left_call: Mutex::default(),
             calls: (0..CALLS).map(|_| AtomicU64::new(0)).collect(),
             last_lane: AtomicU8::new(0),
             sched: Mutex::new(seed.sched),

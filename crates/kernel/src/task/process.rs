@@ -77,6 +77,8 @@ pub struct Process {
     pub(super) reaped: AtomicBool,
     /// Ended for want of memory.
     pub oom_killed: AtomicBool,
+    /// A core dump that has begun.
+    pub(super) core: Mutex<Option<Arc<super::coredump::CoreDump>>>,
     /// Woken when a thread of it has ended: `execve` waits for the others.
     pub(super) leave_queue: WaitQueue,
     /// Real user id, for the `siginfo` of its end.
@@ -169,6 +171,7 @@ impl Process {
             stopping: AtomicBool::new(false),
             reaped: AtomicBool::new(false),
             oom_killed: AtomicBool::new(false),
+            core: Mutex::default(),
             leave_queue: WaitQueue::new(),
             last_uid: AtomicU32::new(0),
             last_words: Mutex::default(),
@@ -283,7 +286,16 @@ impl Process {
     pub fn begin_exit(&self, wait_status: i32) {
         {
             let mut group = self.group.lock();
-            if group.exit.is_some() || group.zombie {
+            if group.zombie {
+                return;
+            }
+            if group.exit.is_some() {
+                let killed = wait_status == crate::abi::linux::SIGKILL as i32;
+                let writer = if killed { self.cancel_core(&mut group.exit) } else { None };
+                drop(group);
+                if let Some(writer) = writer {
+                    writer.wake_all();
+                }
                 return;
             }
             group.exit = Some(wait_status);

@@ -202,11 +202,9 @@ type Attempt<'f> = dyn FnMut(&mut Ctx<'_>) -> (Option<SysResult>, Go) + 'f;
 fn settle(cx: &mut Ctx<'_>, mut call: Option<SysResult>, again: &mut Attempt<'_>) -> Go {
     loop {
         stop_point(&cx.task);
+        let next = if cx.task.must_exit() { Next::Exit } else { signal::deliver(cx, call) };
         if cx.task.must_exit() {
-            return Go::Exit;
-        }
-        let next = signal::deliver(cx, call);
-        if cx.task.must_exit() {
+            *cx.task.left_call.lock() = call.map(|result| (cx.number, result));
             return Go::Exit;
         }
         if cx.task.stopping() {

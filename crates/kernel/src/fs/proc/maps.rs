@@ -74,15 +74,15 @@ struct Sums {
 
 impl Sums {
     fn add(&mut self, entry: &MapEntry) {
-        self.resident += entry.resident;
+        self.resident += entry.memory.resident;
         let is_file = matches!(entry.name, MapName::Path(_)) && entry.ino != 0;
         match (is_file, entry.shared) {
-            (true, _) if entry.prot & PROT_WRITE == 0 || entry.shared => self.file += entry.resident,
-            (false, true) => self.shared_memory += entry.resident,
-            _ => self.anonymous += entry.resident,
+            (true, _) if entry.prot & PROT_WRITE == 0 || entry.shared => self.file += entry.memory.resident,
+            (false, true) => self.shared_memory += entry.memory.resident,
+            _ => self.anonymous += entry.memory.resident,
         }
         if entry.prot & PROT_WRITE != 0 {
-            self.writable += entry.resident;
+            self.writable += entry.memory.resident;
         }
     }
 }

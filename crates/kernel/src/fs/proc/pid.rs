@@ -6,7 +6,7 @@ use super::{Entry, Names, What, access, fds, limits, line, maps, memory, net, st
 use crate::abi::linux::SCHED_IDLE;
 use crate::fs::synth::About;
 use crate::fs::{PathRef, S_IFDIR, Target, Who};
-use crate::task::{Caps, usage};
+use crate::task::{Caps, coredump, usage};
 use crate::{Errno, Result};
 
 /// `/proc/PID`.
@@ -21,7 +21,7 @@ const PROCESS: &[Entry] = &[
     Entry::control("autogroup", 0o644, |_, _| line("/autogroup-1 nice 0"), |_, _, _| Err(Errno::EPERM)),
     Entry::control("timerslack_ns", 0o666, show_slack, store_slack),
     Entry::text("timers", 0o444, |about, _| about.live().map(|_| Vec::new())),
-    Entry { name: "coredump_filter", mode: 0o644, what: What::Text(|_, _| line("00000033")) },
+    Entry::control("coredump_filter", 0o644, show_dump_filter, store_dump_filter),
 ];
 
 const THREAD: &[Entry] = &[Entry::text("children", 0o444, show_children)];
@@ -199,6 +199,36 @@ fn show_io(about: &About, who: Who<'_>) -> Result<Vec<u8>> {
         bytes(used.ru_oublock)
     );
     Ok(text.into_bytes())
+}
+
+/// A process without memory shows nothing (`proc_coredump_filter_read()`).
+fn show_dump_filter(about: &About, _who: Who<'_>) -> Result<Vec<u8>> {
+    let Some(mm) = about.live()?.mm() else { return Ok(Vec::new()) };
+    let filter = mm.image.lock().dump_filter;
+    line(format_args!("{filter:08x}"))
+}
+
+fn store_dump_filter(about: &About, _who: Who<'_>, text: &[u8]) -> Result<()> {
+    let value = parse_any_base(text)?;
+    let mm = about.live()?.mm().ok_or(Errno::ESRCH)?;
+    mm.image.lock().dump_filter = value & coredump::FILTER;
+    Ok(())
+}
+
+/// `kstrtouint()` with base 0: `0x` is hexadecimal, a leading zero octal. `ERANGE` for what is too large.
+fn parse_any_base(text: &[u8]) -> Result<u32> {
+    let text = std::str::from_utf8(text).map_err(|_| Errno::EINVAL)?;
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    let text = text.strip_prefix('+').unwrap_or(text);
+    let (digits, base) = match text.as_bytes() {
+        [b'0', b'x' | b'X', ..] => (text.get(2..).unwrap_or_default(), 16),
+        [b'0', _, ..] => (text.get(1..).unwrap_or_default(), 8),
+        _ => (text, 10),
+    };
+    if digits.is_empty() || !digits.chars().all(|digit| digit.is_digit(base)) {
+        return Err(Errno::EINVAL);
+    }
+    u32::from_str_radix(digits, base).map_err(|_| Errno::ERANGE)
 }
 
 fn show_map(about: &About, _who: Who<'_>) -> Result<Vec<u8>> {

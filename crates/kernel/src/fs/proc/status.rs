@@ -150,7 +150,8 @@ fn memory(text: &mut String, process: &Arc<Process>) {
     ] {
         put!(text, "{name}:\t{:>8} kB", bytes / 1024);
     }
-    put!(text, "CoreDumping:\t0\nTHP_enabled:\t1\nuntag_mask:\t0xffffffffffffffff");
+    let dumping = u32::from(process.core().is_some_and(|dump| dump.goes_on()));
+    put!(text, "CoreDumping:\t{dumping}\nTHP_enabled:\t1\nuntag_mask:\t0xffffffffffffffff");
 }
 
 fn signals(text: &mut String, process: &Arc<Process>, task: Option<&Arc<Task>>) {

@@ -1,6 +1,8 @@
 //! `/proc/sys` (sysctl). As inside a user namespace, what is not the sandbox's own can be read, and writing is
 //! refused to everybody.
 
+use std::sync::atomic::Ordering;
+
 use super::{Access, Entry, Node, line, shared};
 use crate::abi::linux::NGROUPS_MAX;
 use crate::fs::Who;
@@ -9,7 +11,7 @@ use crate::fs::synth::About;
 use crate::ipc::epoll::max_watches;
 use crate::ipc::pipe;
 use crate::syscalls::system::{RELEASE, VERSION, names_changed};
-use crate::task::{CAP_LAST, Caps, PID_MAX};
+use crate::task::{CAP_LAST, Caps, PID_MAX, coredump};
 use crate::{Errno, Result};
 
 pub const TOP: &[Entry] = &[Entry::dir("sys", &[SYS])];
@@ -33,8 +35,8 @@ const fn fixed(name: &'static str, show: crate::fs::synth::Show) -> Entry {
 const KERNEL: &[Entry] = &[
     Entry::text("arch", 0o444, |_, _| line("x86_64")),
     Entry::text("cap_last_cap", 0o444, |_, _| line(CAP_LAST)),
-    fixed("core_pattern", |_, _| line("core")),
-    fixed("core_uses_pid", |_, _| line(0)),
+    Entry::control("core_pattern", 0o644, show_core_pattern, store_core_pattern),
+    Entry::control("core_uses_pid", 0o644, show_core_uses_pid, store_core_uses_pid),
     fixed("dmesg_restrict", |_, _| line(1)),
     Entry::control("domainname", 0o644, show_domain, store_domain),
     Entry::control("hostname", 0o644, show_host, store_host),
@@ -243,12 +245,36 @@ fn store_domain(about: &About, who: Who<'_>, text: &[u8]) -> Result<()> {
     Ok(())
 }
 
+fn show_core_pattern(about: &About, _who: Who<'_>) -> Result<Vec<u8>> {
+    let mut pattern = about.world.cores.pattern.lock().clone();
+    pattern.push(b'\n');
+    Ok(pattern)
+}
+
+/// Up to a line feed or a zero byte (`proc_dostring()`).
+fn store_core_pattern(about: &About, _who: Who<'_>, text: &[u8]) -> Result<()> {
+    let end = text.iter().position(|byte| matches!(byte, 0 | b'\n')).unwrap_or(text.len());
+    let pattern = text.get(..end.min(coredump::PATTERN_MAX)).unwrap_or_default();
+    *about.world.cores.pattern.lock() = pattern.to_vec();
+    Ok(())
+}
+
+fn show_core_uses_pid(about: &About, _who: Who<'_>) -> Result<Vec<u8>> {
+    line(u32::from(about.world.cores.uses_pid.load(Ordering::Relaxed)))
+}
+
+fn store_core_uses_pid(about: &About, _who: Who<'_>, text: &[u8]) -> Result<()> {
+    let value: i32 = super::pid::parse(text)?;
+    about.world.cores.uses_pid.store(value != 0, Ordering::Relaxed);
+    Ok(())
+}
+
 /// `proc_sys_permission()`: no capability helps against missing permission bits, and what cannot be set here is
 /// not writable.
 pub fn permission(node: &Node, who: Who<'_>, access: Access) -> Option<Result<()>> {
     if !access.contains(Access::WRITE) {
         return None;
     }
-    let settable = matches!(node.entry.name, "hostname" | "domainname");
+    let settable = matches!(node.entry.name, "hostname" | "domainname" | "core_pattern" | "core_uses_pid");
     Some(if settable && who.cred.fsuid == 0 { Ok(()) } else { Err(Errno::EACCES) })
 }

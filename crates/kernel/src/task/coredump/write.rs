@@ -1,0 +1,95 @@
+//! Into the file: limits, holes, and the way out (`dump_emit()` and `dump_skip()` in fs/coredump.c).
+
+use std::sync::Arc;
+
+use super::{CoreDump, Task};
+use crate::abi::PAGE_SIZE;
+use crate::abi::linux::RLIMIT_FSIZE;
+use crate::fd::{Io, OpenFile};
+use crate::mem::SliceSource;
+
+/// No more can be written: a limit is reached, there is no room, or SIGKILL has come.
+#[derive(Debug)]
+pub struct Stop;
+
+/// Writes a core from its beginning to its end.
+pub struct Writer<'a> {
+    task: &'a Arc<Task>,
+    dump: &'a CoreDump,
+    file: &'a OpenFile,
+    /// Where the next byte goes.
+    at: u64,
+    /// Where the last byte that was written ends.
+    end: u64,
+    /// `RLIMIT_CORE` counts what is written, not what is skipped; what is left of it.
+    left: u64,
+    /// `RLIMIT_FSIZE` counts both.
+    most: u64,
+    stopped: bool,
+}
+
+impl<'a> Writer<'a> {
+    pub fn new(task: &'a Arc<Task>, dump: &'a CoreDump, file: &'a OpenFile, limit: u64) -> Writer<'a> {
+        let most = task.rlimit(RLIMIT_FSIZE);
+        Writer { task, dump, file, at: 0, end: 0, left: limit, most, stopped: false }
+    }
+
+    /// SIGKILL has not come.
+    pub fn check(&mut self) -> Result<(), Stop> {
+        if self.dump.cancelled() { self.stop() } else { Ok(()) }
+    }
+
+    fn stop(&mut self) -> Result<(), Stop> {
+        self.stopped = true;
+        Err(Stop)
+    }
+
+    /// Writes all of it or, beyond `RLIMIT_CORE`, nothing.
+    pub fn emit(&mut self, bytes: &[u8]) -> Result<(), Stop> {
+        self.check()?;
+        let Some(left) = self.left.checked_sub(bytes.len() as u64) else { return self.stop() };
+        let room = usize::try_from(self.most.saturating_sub(self.at)).unwrap_or(usize::MAX);
+        let mut rest = bytes.get(..room.min(bytes.len())).unwrap_or_default();
+        let io = Io { task: self.task, flags: self.file.flags() };
+        while !rest.is_empty() {
+            let count = match self.file.file.write(&io, self.at, &mut SliceSource(rest)) {
+                Ok(count @ 1..) => count,
+                _ => return self.stop(),
+            };
+            rest = rest.get(count..).unwrap_or_default();
+            self.at += count as u64;
+            self.end = self.at;
+        }
+        self.left = left;
+        if room < bytes.len() { self.stop() } else { Ok(()) }
+    }
+
+    /// As many of these pages as `RLIMIT_CORE` allows.
+    pub fn pages(&mut self, bytes: &[u8]) -> Result<(), Stop> {
+        let allowed = usize::try_from(self.left / PAGE_SIZE * PAGE_SIZE).unwrap_or(usize::MAX);
+        match bytes.get(..allowed) {
+            Some(part) if part.len() < bytes.len() => {
+                self.emit(part)?;
+                self.stop()
+            }
+            _ => self.emit(bytes),
+        }
+    }
+
+    /// A hole.
+    pub fn skip(&mut self, len: u64) {
+        self.at = self.at.saturating_add(len);
+    }
+
+    /// On to the next page.
+    pub fn align(&mut self) {
+        self.at = self.at.next_multiple_of(PAGE_SIZE);
+    }
+
+    /// A hole at the end counts, or the file would look cut off (`do_coredump()`, "cprm.to_skip").
+    pub fn finish(&mut self) {
+        if !self.stopped && self.at > self.end && self.at <= self.most {
+            let _ = self.file.file.truncate(self.at);
+        }
+    }
+}
