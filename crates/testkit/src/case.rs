@@ -43,6 +43,7 @@ pub struct Case {
     pub(crate) may_differ: Vec<String>,
     pub(crate) timeout: Duration,
     pub(crate) expected_failure: Option<String>,
+    pub(crate) dumps_core: bool,
 }
 
 impl Case {
@@ -59,6 +60,7 @@ impl Case {
             may_differ: Vec::new(),
             timeout: Duration::from_secs(30),
             expected_failure: None,
+            dumps_core: false,
         }
     }
 
@@ -138,6 +140,13 @@ impl Case {
 
     pub fn timeout(mut self, seconds: u64) -> Self {
         self.timeout = Duration::from_secs(seconds);
+        self
+    }
+
+    /// Its native run looks for a core in the current directory. Where the host sends cores is the host's to say,
+    /// so the case is skipped if that is elsewhere.
+    pub fn dumps_core(mut self) -> Self {
+        self.dumps_core = true;
         self
     }
 

@@ -170,11 +170,13 @@ fn is_newer(binary: &Path, sources: &[&Path]) -> bool {
 /// What the head of a fixture says. Each `CASE(name)` in it is one test, for each variant.
 ///
 /// Lines of the head comment: `build: dynamic static musl` (default: dynamic), `libs: -lrt`,
-/// `timeout: 60`, and for known failures `fails: CASE REASON`.
+/// `timeout: 60`, `cores: yes` where cores must come to lie where they are looked for, and for known failures
+/// `fails: CASE REASON`.
 struct Head {
     variants: Vec<Variant>,
     libraries: Vec<String>,
     timeout: u64,
+    cores: bool,
     cases: Vec<String>,
     fails: HashMap<String, String>,
 }
@@ -185,6 +187,7 @@ impl Head {
             variants: Vec::new(),
             libraries: Vec::new(),
             timeout: 30,
+            cores: false,
             cases: Vec::new(),
             fails: HashMap::new(),
         };
@@ -205,6 +208,7 @@ impl Head {
                     }
                 }
                 "libs" => head.libraries = words.map(str::to_owned).collect(),
+                "cores" => head.cores = value.trim() == "yes",
                 "timeout" => head.timeout = value.trim().parse().map_err(|_| "bad timeout")?,
                 "fails" => {
                     let (case, reason) = value.trim().split_once(' ').ok_or("fails: no reason")?;
@@ -258,7 +262,10 @@ fn fixture(name: &str, case: &str, variant: Variant, head: &Head) -> Case {
     let guest =
         Guest::C { dir: "c".to_owned(), name: name.to_owned(), variant, libraries: head.libraries.clone() };
     let test = format!("{name}::{case}{}", variant.suffix());
-    let built = Case::guest(test, guest, &[case]).timeout(head.timeout);
+    let mut built = Case::guest(test, guest, &[case]).timeout(head.timeout);
+    if head.cores {
+        built = built.dumps_core();
+    }
     match head.fails.get(case) {
         Some(reason) => built.expected_failure(reason),
         None => built,

@@ -4,7 +4,7 @@ use crate::case::Case;
 use crate::compare;
 use crate::target::Target;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use rustix::process::{Resource, Rlimit, setrlimit, umask};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
 use std::fs;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -16,7 +16,8 @@ pub fn run(cases: Vec<Case>) -> ExitCode {
     let target = Arc::new(Target::from_environment());
     // What a program inherits is the same on every machine.
     umask(rustix::fs::Mode::from_raw_mode(0o022));
-    let no_core = Rlimit { current: Some(0), maximum: Some(0) };
+    // A case that is about cores raises the limit itself.
+    let no_core = Rlimit { current: Some(0), maximum: getrlimit(Resource::Core).maximum };
     let _ = setrlimit(Resource::Core, no_core);
 
     let trials = cases.into_iter().map(|case| trial(case, &target)).collect();
@@ -41,6 +42,11 @@ fn judge(case: &Case, target: &Target) -> Result<Completion, Failed> {
             missing.proof, missing.name
         )));
     }
+    if case.dumps_core
+        && let Some(reason) = no_cores_here()
+    {
+        return Ok(Completion::ignored_with(reason));
+    }
     let guest = match case.guest.as_ref().map(|g| g.build()).transpose() {
         Ok(path) => path,
         Err(crate::guests::BuildError::NoCompiler(what)) => {
@@ -58,6 +64,17 @@ fn judge(case: &Case, target: &Target) -> Result<Completion, Failed> {
         (Ok(()), _) => Ok(Completion::Completed),
         (Err(text), _) => Err(text.into()),
     }
+}
+
+/// Why a native run would leave no file called `core` (core(5)).
+fn no_cores_here() -> Option<String> {
+    let setting = |name: &str| fs::read_to_string(format!("/proc/sys/kernel/{name}")).unwrap_or_default();
+    let (pattern, uses_pid) = (setting("core_pattern"), setting("core_uses_pid"));
+    if pattern.trim_end() != "core" || uses_pid.trim_end() != "0" {
+        return Some(format!("needs \"core\" in the host's kernel.core_pattern, not {:?}", pattern.trim_end()));
+    }
+    let limited = getrlimit(Resource::Core).maximum.is_some();
+    limited.then(|| "needs a hard RLIMIT_CORE that is unlimited".to_owned())
 }
 
 /// Keeps one file for each case that fails now.

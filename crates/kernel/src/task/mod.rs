@@ -262,8 +262,15 @@ impl Task {
         self.cred.lock().clone()
     }
 
-    /// Replaces the credentials; only the task's own thread does.
+    /// Replaces the credentials; only the task's own thread does. Whoever becomes another, or gains capabilities,
+    /// may know what the new owner must not read, and is not dumped (`commit_creds()`).
     pub fn set_cred(&self, cred: Cred) {
+        let old = self.cred();
+        let same = (old.euid, old.egid, old.fsuid, old.fsgid) == (cred.euid, cred.egid, cred.fsuid, cred.fsgid);
+        if !same || !old.permitted.contains(cred.permitted) {
+            self.mm().image.lock().dumpable = 0;
+            self.pdeath_signal.store(0, Ordering::Relaxed);
+        }
         self.process.last_uid.store(cred.uid, Ordering::Relaxed);
         *self.cred.lock() = Arc::new(cred);
         self.publish();

@@ -44,12 +44,12 @@ impl<'a> Writer<'a> {
         Err(Stop)
     }
 
-    /// Writes all of it or, beyond `RLIMIT_CORE`, nothing.
+    /// Writes what the limits allow.
     pub fn emit(&mut self, bytes: &[u8]) -> Result<(), Stop> {
         self.check()?;
-        let Some(left) = self.left.checked_sub(bytes.len() as u64) else { return self.stop() };
-        let room = usize::try_from(self.most.saturating_sub(self.at)).unwrap_or(usize::MAX);
-        let mut rest = bytes.get(..room.min(bytes.len())).unwrap_or_default();
+        let most = self.left.min(self.most.saturating_sub(self.at));
+        let allowed = usize::try_from(most).unwrap_or(usize::MAX).min(bytes.len());
+        let mut rest = bytes.get(..allowed).unwrap_or_default();
         let io = Io { task: self.task, flags: self.file.flags() };
         while !rest.is_empty() {
             let count = match self.file.file.write(&io, self.at, &mut SliceSource(rest)) {
@@ -58,10 +58,10 @@ impl<'a> Writer<'a> {
             };
             rest = rest.get(count..).unwrap_or_default();
             self.at += count as u64;
+            self.left = self.left.saturating_sub(count as u64);
             self.end = self.at;
         }
-        self.left = left;
-        if room < bytes.len() { self.stop() } else { Ok(()) }
+        if allowed < bytes.len() { self.stop() } else { Ok(()) }
     }
 
     /// As many of these pages as `RLIMIT_CORE` allows.
