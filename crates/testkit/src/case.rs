@@ -90,6 +90,12 @@ impl Case {
         case
     }
 
+    /// This script runs instead, beside the program.
+    pub fn script(mut self, script: &str) -> Self {
+        self.argv = ["/bin/sh", "-c", script].map(str::to_owned).into();
+        self
+    }
+
     /// Adds an input file, mode 644. The path is relative; missing directories are made.
     pub fn file(self, path: &str, content: impl Into<Content>) -> Self {
         self.file_mode(path, content, 0o644)

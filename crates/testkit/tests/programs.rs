@@ -8,6 +8,8 @@ mod busybox;
 mod compiled;
 #[path = "programs/coreutils.rs"]
 mod coreutils;
+#[path = "programs/crashes.rs"]
+mod crashes;
 #[path = "programs/develop.rs"]
 mod develop;
 #[path = "programs/languages.rs"]
@@ -25,6 +27,7 @@ fn main() -> ExitCode {
         busybox::cases(),
         compiled::cases(),
         coreutils::cases(),
+        crashes::cases(),
         develop::cases(),
         languages::cases(),
         shell::cases(),
