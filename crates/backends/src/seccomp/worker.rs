@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -236,7 +236,7 @@ impl Space for Worker {
     }
 
     fn mappings_resident(&self) -> Vec<Mapping> {
-        self.shown(self.parse_maps(&self.proc_text("smaps")))
+        self.shown(self.read_maps("smaps"))
     }
 
     fn usage(&self) -> Usage {
@@ -307,11 +307,13 @@ impl Worker {
 
     /// The guest's mappings and the areas of trampolines among them.
     pub fn all_mappings(&self) -> Vec<Mapping> {
-        self.parse_maps(&self.proc_text("maps"))
+        self.read_maps("maps")
     }
 
-    fn parse_maps(&self, text: &str) -> Vec<Mapping> {
-        parse_maps(text, self.base - VVAR_BELOW, |dev, ino| self.vvar.special(dev, ino))
+    fn read_maps(&self, name: &str) -> Vec<Mapping> {
+        let Some(file) = self.proc(name) else { return Vec::new() };
+        let lines = BufReader::with_capacity(16 << 10, file);
+        parse_maps(lines, self.base - VVAR_BELOW, |dev, ino| self.vvar.special(dev, ino))
     }
 
     /// How much of a range lies below the shim: nothing above is the guest's.
@@ -326,8 +328,9 @@ impl Drop for Worker {
     }
 }
 
-/// Reads `/proc/PID/maps` (proc_pid_maps(5)) or `smaps`, leaving out what lies at or above `top`.
-fn parse_maps(text: &str, top: u64, special: impl Fn(u64, u64) -> Option<Special>) -> Vec<Mapping> {
+/// Reads `/proc/PID/maps` (proc_pid_maps(5)) or `smaps`, leaving out what lies at or above `top`. Line
+/// by line: with many mappings the whole text takes tens of megabytes.
+fn parse_maps(mut lines: impl BufRead, top: u64, special: impl Fn(u64, u64) -> Option<Special>) -> Vec<Mapping> {
     let hex = |word: &str| u64::from_str_radix(word, 16).ok();
     let parse = |line: &str| {
         let mut words = line.split_ascii_whitespace();
@@ -352,15 +355,19 @@ fn parse_maps(text: &str, top: u64, special: impl Fn(u64, u64) -> Option<Special
         })
     };
     let mut maps: Vec<Mapping> = Vec::new();
-    for line in text.lines() {
+    let mut line = Vec::new();
+    while lines.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
+        // Names of files may be anything; what is looked at comes before them.
+        let text = String::from_utf8_lossy(&line);
         // Names of smaps begin with a capital, lines of maps with an address.
-        if line.starts_with(|first: char| first.is_ascii_uppercase()) {
-            if let (Some(mapping), Some((name, value))) = (maps.last_mut(), line.split_once(':')) {
-                note_memory(&mut mapping.memory, name, value);
+        if text.starts_with(|first: char| first.is_ascii_uppercase()) {
+            if let (Some(mapping), Some((name, value))) = (maps.last_mut(), text.split_once(':')) {
+                note_memory(&mut mapping.memory, name, value.trim_end());
             }
-        } else if let Some(mapping) = parse(line) {
+        } else if let Some(mapping) = parse(&text) {
             maps.push(mapping);
         }
+        line.clear();
     }
     maps.retain(|mapping| mapping.start < top || mapping.start == VSYSCALL);
     maps
@@ -391,7 +398,7 @@ mod tests {
     fn smaps_tell_of_memory() {
         let text = "5555-6666 rw-p 0 00:00 0\nRss:  8 kB\nAnonymous:  4 kB\nAnonHugePages:  64 kB\nSwap:  12 kB\n\
                     SwapPss: 12 kB\nVmFlags: rd wr dd sd\n7777-8888 r--p 0 00:00 0\nRss: 4 kB\n";
-        let maps = parse_maps(text, 1 << 40, |_, _| None);
+        let maps = parse_maps(text.as_bytes(), 1 << 40, |_, _| None);
         let first = MapMemory { resident: 8 << 10, own: 16 << 10, dont_dump: true, huge: false };
         assert_eq!(maps.iter().map(|mapping| mapping.memory).next(), Some(first));
         assert_eq!((maps.len(), maps[1].memory.resident, maps[1].memory.own), (2, 4 << 10, 0));
@@ -401,7 +408,7 @@ mod tests {
     fn maps_are_read_and_the_shim_left_out() {
         let text =
             "5555-6666 r-xp 00001000 fe:01 42   /bin/x y\n7e0100000000-7e0100010000 r-xp 0 00:01 9 /memfd:x\n";
-        let maps = parse_maps(text, 0x7e01_0000_0000, |_, ino| (ino == 42).then_some(Special::Vdso));
+        let maps = parse_maps(text.as_bytes(), 0x7e01_0000_0000, |_, ino| (ino == 42).then_some(Special::Vdso));
         assert_eq!(maps.len(), 1);
         assert_eq!((maps[0].start, maps[0].end, maps[0].prot, maps[0].ino), (0x5555, 0x6666, 5, 42));
         assert_eq!(maps[0].special, Some(Special::Vdso));
