@@ -114,6 +114,7 @@ impl Process {
         }
         self.notify_all();
         self.stop_queue.wake_all();
+        super::overdue::watch(self, signal);
         Some(dump)
     }
 
