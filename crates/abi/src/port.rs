@@ -157,12 +157,18 @@ pub mod word {
     pub const AFFINITY_LEN: usize = 0x248;
     /// u32: `uname` is answered.
     pub const HAS_UNAME: usize = 0x24c;
+    /// u32 each, [`super::RANDOM_FILES`] of them: descriptors whose short reads are random bytes; [`super::NO_FILE`].
+    pub const RANDOM_FILE: usize = 0x250;
+    /// u64: how many bytes at the end of `RANDOM` nobody had yet. The guest counts down.
+    pub const RANDOM_LEFT: usize = 0x258;
     /// The mask, [`super::AFFINITY_MAX`] bytes.
     pub const AFFINITY: usize = 0x280;
     /// [`super::HEAT_SLOTS`] u64: address behind a site, and in the upper 16 bits how often it has trapped.
     pub const HEAT: usize = 0x400;
     /// `struct new_utsname`.
     pub const UNAME: usize = 0x600;
+    /// Random bytes for the thread to give out, [`super::RANDOM_SIZE`].
+    pub const RANDOM: usize = 0x800;
 
     // With replies. A short first output lies in the line of its entry.
     /// Where the outputs of a reply go: u64 guest address, u32 offset in the port, u32 length each, downwards.
@@ -183,6 +189,13 @@ pub mod word {
 
 /// Size of `struct new_utsname` (include/uapi/linux/utsname.h).
 pub const UNAME_SIZE: usize = 390;
+/// Random bytes that a thread is given at a time.
+pub const RANDOM_SIZE: usize = 0x600;
+/// Most that lane 1 gives out in one call.
+pub const RANDOM_MAX: usize = 256;
+/// Descriptors that lane 1 knows to give random bytes, and the value for none (which is no descriptor).
+pub const RANDOM_FILES: usize = 2;
+pub const NO_FILE: u32 = u32::MAX;
 /// Longest mask of CPUs that lane 1 answers.
 pub const AFFINITY_MAX: usize = 128;
 

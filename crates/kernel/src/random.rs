@@ -4,10 +4,14 @@
 //! of the next one, so that whoever reads this memory later cannot tell what was given out before; what was given
 //! out is wiped at once. Two pools never share a key: there is no copy of a pool, a fork of a guest included.
 
+use std::sync::Arc;
+
 use chacha20::ChaCha20;
 use chacha20::cipher::{KeyIvInit, StreamCipher};
+use coracle_platform::{RANDOM_SIZE, ThreadControl};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+use crate::fd::{FdTable, OpenFile};
 use crate::{Errno, Result};
 
 const KEY: usize = 32;
@@ -60,6 +64,53 @@ impl Pool {
     }
 }
 
+/// A thread's own source: for its calls that want a few bytes, and for what it gives out by itself.
+#[derive(Default)]
+pub struct Supply {
+    calls: u32,
+    pool: Option<Box<Pool>>,
+}
+
+impl Supply {
+    /// Who asks once, as most programs do when they start, has a host call; who asks again gets a source.
+    fn asked_again(&mut self) -> bool {
+        let again = self.calls > 0;
+        self.calls = self.calls.saturating_add(1);
+        again
+    }
+
+    /// Bytes for a call of the thread, and some for its next ones.
+    pub fn serve(&mut self, control: &dyn ThreadControl, into: &mut [u8]) -> Result<()> {
+        if !self.asked_again() {
+            return seed(into);
+        }
+        self.pool.get_or_insert_default().fill(into)?;
+        self.give(control);
+        Ok(())
+    }
+
+    /// The thread has read from the open `file` by its descriptor `fd`, and may answer such reads itself.
+    pub fn has_read(&mut self, fd: i32, file: &Arc<OpenFile>, files: &FdTable, control: &Arc<dyn ThreadControl>) {
+        if self.asked_again() {
+            files.lend(fd, file, control);
+            self.give(&**control);
+        }
+    }
+
+    /// Fills up what the thread gives out by itself.
+    fn give(&mut self, control: &dyn ThreadControl) {
+        if !control.wants_random() {
+            return;
+        }
+        let mut bytes = [0; RANDOM_SIZE];
+        // Without a seed it goes on asking, and is told.
+        if self.pool.get_or_insert_default().fill(&mut bytes).is_ok() {
+            control.give_random(&bytes);
+        }
+        bytes.zeroize();
+    }
+}
+
 /// Replaces the key by the first bytes of its own stream, and `into` by the rest.
 fn expand(key: &mut [u8; KEY], into: &mut [u8]) {
     let mut stream = ChaCha20::new((&*key).into(), &[0; 12].into());
@@ -69,7 +120,7 @@ fn expand(key: &mut [u8; KEY], into: &mut [u8]) {
     stream.apply_keystream(into);
 }
 
-fn seed(key: &mut [u8; KEY]) -> Result<()> {
+fn seed(key: &mut [u8]) -> Result<()> {
     crate::world::random_bytes(key)
 }
 

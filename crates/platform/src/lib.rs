@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use coracle_abi::Errno;
 
+pub use coracle_abi::port::{RANDOM_FILES, RANDOM_SIZE};
 pub use regs::Regs;
 pub use vvar::VvarMemory;
 pub use waiting::Waiting;
@@ -314,6 +315,19 @@ pub trait ThreadControl: Send + Sync {
 
     /// Likewise, what it may answer from memory. Two threads never publish for the same one at once.
     fn publish_answers(&self, _answers: &Answers) {}
+
+    /// Whether the thread could give out random bytes, and has next to none.
+    fn wants_random(&self) -> bool {
+        false
+    }
+
+    /// Random bytes for the thread to give out by itself, instead of what it had; nobody else gets them. Only while it
+    /// stands in a system call.
+    fn give_random(&self, _bytes: &[u8; RANDOM_SIZE]) {}
+
+    /// Its short reads of this descriptor may be answered from those, until that is taken back by `None`, which holds
+    /// for all reads that begin once this has returned. `place` is below [`RANDOM_FILES`].
+    fn random_file(&self, _place: usize, _fd: Option<u32>) {}
 
     /// CPU time that the thread has used: user, system.
     fn cpu_time(&self) -> (Duration, Duration);

@@ -81,6 +81,36 @@ lane1_\name:
     identity geteuid, {EUID}
     identity getgid, {GID}
     identity getegid, {EGID}
+
+    /* Random bytes: a few, and no more than there are. The rest of the way is below. */
+    .globl lane1_getrandom, lane1_read
+    .p2align 5
+lane1_getrandom:
+    /* GRND_NONBLOCK or nothing. */
+    cmp $1, %edx
+    ja lane3
+    cmp %gs:{RANDOM_LEFT}, %rsi
+    ja lane3
+    cmp ${RANDOM_MAX}, %rsi
+    ja lane3
+    test %esi, %esi
+    jz lane3
+    jmp save_getrandom
+    .p2align 5
+lane1_read:
+    test %edi, %edi
+    js lane3
+    cmp %edi, %gs:{RANDOM_FILE}
+    je 1f
+    cmp %edi, %gs:{RANDOM_FILE}+4
+    jne lane3
+1:  cmp %gs:{RANDOM_LEFT}, %rdx
+    ja lane3
+    cmp ${RANDOM_MAX}, %rdx
+    ja lane3
+    test %edx, %edx
+    jz lane3
+    jmp save_read
 lane1_end:
 
     /* Copies RCX bytes from RSI to RDI upwards. The guest's direction flag may say otherwise and must stay as it
@@ -129,8 +159,8 @@ lane1_end:
 .Ldone\@:
     .endm
 
-    /* Lane 1, answers in memory: `uname`, and `sched_getaffinity` of the thread itself. Whatever is unusual goes
-       to the kernel, bad addresses included. */
+    /* Lane 1, answers in memory: `uname`, `sched_getaffinity` of the thread itself, random bytes. Whatever is unusual
+       goes to the kernel, bad addresses included. */
     .macro local_save
     mov %eax, %gs:{FLAGS}
     mov %rcx, %gs:{RETURN}
@@ -144,6 +174,17 @@ lane1_end:
 lane1_getaffinity:
     local_save
     jmp getaffinity
+    .p2align 5
+save_getrandom:
+    local_save
+    mov %rsi, %rcx
+    jmp random
+    .p2align 5
+save_read:
+    local_save
+    mov %rsi, %rdi
+    mov %rdx, %rcx
+    jmp random
     .p2align 5
 lane1_uname:
     local_save
@@ -177,6 +218,27 @@ getaffinity:
     mov %rcx, %gs:{LOCAL_RESULT}
     mov $({AFFINITY}), %esi
     mov %rdx, %rdi
+    jmp local_answer
+    /* RCX bytes to RDI. They are taken from the count before anything else: whoever is interrupted or faults from then on
+       gets others from the kernel, and these go to nobody. */
+random:
+    mov %rcx, %gs:{LOCAL_RESULT}
+    mov %gs:{INTERRUPT_ASKED}, %eax
+    cmp %eax, %gs:{INTERRUPT_DONE}
+    jne local_undo
+    mov %gs:{SELF}, %rsi
+    mov %rsi, %rax
+    shr $32, %rax
+    lea (%rdi,%rcx), %r11
+    shr $32, %r11
+    cmp %rax, %r11
+    jae local_undo
+    mov %gs:{RANDOM_LEFT}, %rax
+    add $({RANDOM}+{RANDOM_SIZE}), %rsi
+    sub %rax, %rsi
+    sub %rcx, %rax
+    mov %rax, %gs:{RANDOM_LEFT}
+    jmp random_copy
 local_answer:
     /* An interrupt just before `local_begin` is seen here, a later one finds us within. */
     mov %gs:{INTERRUPT_ASKED}, %eax
@@ -197,6 +259,29 @@ local_copy:
     mov %gs:{VERSION}, %eax
     cmp %eax, %gs:{LOCAL_VERSION}
     jne local_undo
+    jmp local_done
+    /* Nothing stays behind. */
+random_copy:
+    cmp $8, %ecx
+    jb 2f
+1:  mov (%rsi), %rax
+    movq $0, (%rsi)
+    mov %rax, (%rdi)
+    add $8, %rsi
+    add $8, %rdi
+    sub $8, %ecx
+    cmp $8, %ecx
+    jae 1b
+2:  test %ecx, %ecx
+    jz local_done
+3:  movzbl (%rsi), %eax
+    movb $0, (%rsi)
+    mov %al, (%rdi)
+    inc %rsi
+    inc %rdi
+    dec %ecx
+    jnz 3b
+local_done:
     incq %gs:{LANE1}
     mov %gs:{LOCAL_RDI}, %rdi
     mov %gs:{LOCAL_RSI}, %rsi
@@ -740,6 +825,11 @@ signal_entry:
     AFFINITY_LEN = const word::AFFINITY_LEN,
     AFFINITY = const word::AFFINITY,
     AFFINITY_MAX = const port::AFFINITY_MAX,
+    RANDOM_FILE = const word::RANDOM_FILE,
+    RANDOM_LEFT = const word::RANDOM_LEFT,
+    RANDOM = const word::RANDOM,
+    RANDOM_SIZE = const port::RANDOM_SIZE,
+    RANDOM_MAX = const port::RANDOM_MAX,
     STAGE_IN = const word::STAGE_IN,
     STAGED = const word::STAGED,
     HAS_RDPID = const word::HAS_RDPID,

@@ -1,6 +1,6 @@
 //! Where the fast path goes for each call number: which calls take which lane, and what is staged.
 
-use coracle_abi::port::word;
+use coracle_abi::port::{NO_FILE, RANDOM_FILES, RANDOM_SIZE, word};
 use coracle_blobs::label;
 
 use super::ports::Port;
@@ -16,6 +16,7 @@ const LANE1: &[(libc::c_long, u64)] = &[
     (libc::SYS_getegid, label::LANE1_GETEGID),
     (libc::SYS_uname, label::LANE1_UNAME),
     (libc::SYS_sched_getaffinity, label::LANE1_GETAFFINITY),
+    (libc::SYS_getrandom, label::LANE1_GETRANDOM),
 ];
 
 /// Calls that the thread makes to the host itself, as far as the filter lets it.
@@ -124,6 +125,32 @@ pub fn fill(port: &Port, base: u64, short_cuts: bool, host_time: bool) {
         for number in list {
             put(*number as usize, target);
         }
+    }
+}
+
+/// The thread may give out random bytes.
+pub fn gives_random(port: &Port, base: u64) -> bool {
+    let number = libc::SYS_getrandom as usize;
+    port.get64(word::TABLE + number * 8) == base + label::LANE1_GETRANDOM
+}
+
+/// The thread looks, before it asks the kernel to read, whether the descriptor is one that gives random bytes; or does so
+/// no longer, which spares other reads the look.
+pub fn random_reads(port: &Port, base: u64, on: bool) {
+    let place = word::TABLE + libc::SYS_read as usize * 8;
+    let (from, to) = if on { (label::LANE3, label::LANE1_READ) } else { (label::LANE1_READ, label::LANE3) };
+    // Otherwise there are no short cuts.
+    if port.get64(place) == base + from {
+        port.set64(place, base + to);
+    }
+}
+
+/// Nothing that a thread before had stays in the port.
+pub fn no_random(port: &Port) {
+    port.set64(word::RANDOM_LEFT, 0);
+    port.write(word::RANDOM, &[0; RANDOM_SIZE]);
+    for place in 0..RANDOM_FILES {
+        port.set32(word::RANDOM_FILE + place * 4, NO_FILE);
     }
 }
 

@@ -56,6 +56,11 @@ pub trait File: Send + Sync + 'static {
         false
     }
 
+    /// A read gives random bytes, as any other source of such would.
+    fn gives_random(&self) -> bool {
+        false
+    }
+
     /// Has a position: `lseek`, `pread` and `pwrite` work.
     fn seekable(&self) -> bool {
         false

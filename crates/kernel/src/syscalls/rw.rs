@@ -31,6 +31,8 @@ const RWF_SYNC: u32 = 0x04;
 const RWF_NOWAIT: u32 = 0x08;
 const RWF_APPEND: u32 = 0x10;
 const RWF_NOAPPEND: u32 = 0x20;
+/// Most that a thread answers by itself of a read that gives random bytes (`port::RANDOM_MAX`).
+const RANDOM_MAX: u64 = crate::abi::port::RANDOM_MAX as u64;
 const RWF_KNOWN: u32 = 0x01 | RWF_DSYNC | RWF_SYNC | RWF_NOWAIT | RWF_APPEND | RWF_NOAPPEND | 0x80;
 
 /// Guest memory of a call: one range without allocating, or many.
@@ -284,7 +286,12 @@ fn writable(cx: &Ctx<'_>, fd: Fd) -> Result<Arc<OpenFile>> {
 fn read(cx: &mut Ctx<'_>, fd: Fd, buffer: Addr, count: u64) -> SysResult {
     let file = readable(cx, fd)?;
     let ranges = Ranges::one(buffer, count)?;
-    read_with(cx, &file, ranges, At::Position, 0)
+    let got = read_with(cx, &file, ranges, At::Position, 0)?;
+    if file.file.gives_random() && (1..=RANDOM_MAX).contains(&got) {
+        let task = cx.task.clone();
+        task.random.lock().has_read(fd.0, &file, &task.files(), &task.control());
+    }
+    Ok(got)
 }
 
 fn write(cx: &mut Ctx<'_>, fd: Fd, buffer: Addr, count: u64) -> SysResult {

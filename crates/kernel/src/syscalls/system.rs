@@ -1,6 +1,7 @@
 //! The system as a whole: its name, size and randomness, and what only administrators of a real machine do.
 
 use zerocopy::{Immutable, IntoBytes};
+use zeroize::Zeroize;
 
 use crate::call::{Addr, Ctx};
 use crate::task::Caps;
@@ -230,10 +231,13 @@ fn getrandom(cx: &mut Ctx<'_>, to: u64, len: u64, flags: u32) -> SysResult {
     let len = usize::try_from(len).unwrap_or(usize::MAX).min(crate::mem::MAX_RW);
     crate::mem::check_range(to, len as u64)?;
     if len <= 256 {
-        let mut bytes = vec![0; len];
-        crate::world::random_bytes(&mut bytes)?;
-        cx.mem().write_bytes(to, &bytes)?;
-        return Ok(len as u64);
+        let mut bytes = [0; 256];
+        let bytes = bytes.get_mut(..len).unwrap_or_default();
+        let control = cx.task.control();
+        cx.task.random.lock().serve(&*control, bytes)?;
+        let put = cx.mem().write_bytes(to, bytes);
+        bytes.zeroize();
+        return put.map(|()| len as u64);
     }
     let mut bytes = vec![0; len.min(1 << 16)];
     let mut done = 0;

@@ -49,6 +49,7 @@ use crate::abi::types::Rlimit;
 use crate::fd::FdTable;
 use crate::fs::FsContext;
 use crate::mm::{self, AddressSpace};
+use crate::random::Supply;
 use crate::signal;
 use crate::syscalls::{sched, system};
 use crate::wait::{Deadline, PollTable, WaitQueue, Waiter, Wake};
@@ -88,6 +89,8 @@ pub struct Task {
     pub futex_site: AtomicU64,
     /// What the host was told of the thread's rseq area: address, length, signature.
     pub rseq: Mutex<Option<(u64, u32, u32)>>,
+    /// Random bytes for its short calls.
+    pub random: Mutex<Supply>,
     /// `PR_SET_PDEATHSIG`.
     pub pdeath_signal: AtomicI32,
     /// `PR_SET_NO_NEW_PRIVS`.
@@ -173,6 +176,7 @@ impl Task {
             clear_child_tid: AtomicU64::new(seed.clear_child_tid),
             robust_list: AtomicU64::new(0),
             rseq: Mutex::new(seed.rseq),
+            random: Mutex::default(),
             futex_site: AtomicU64::new(0),
             pdeath_signal: AtomicI32::new(0),
             no_new_privs: AtomicBool::new(seed.no_new_privs),
@@ -223,8 +227,10 @@ impl Task {
     pub fn unshare_files(&self) {
         let mut files = self.files.lock();
         if Arc::strong_count(&files) > 1 {
-            let own = files.duplicate();
-            *files = Arc::new(own);
+            let own = Arc::new(files.duplicate());
+            let shared = std::mem::replace(&mut *files, own);
+            drop(files);
+            shared.part_with(&self.control());
         }
     }
 

@@ -45,6 +45,7 @@ impl SeccompThread {
             port.set64(offset, 0);
         }
         port.set32(word::FORCE_TRAP, 0);
+        table::no_random(&port);
         // What was asked of the thread that has ended is not asked of this one.
         port.set32(word::INTERRUPT_DONE, port.get32(word::INTERRUPT_ASKED));
         SeccompThread {
@@ -216,6 +217,7 @@ fn prepare_port(port: &Port, address: u64, base: u64, shared: &Shared, own_proce
     port.set64(word::XSAVE_FEATURES, shared.xstate.0);
     port.set32(word::XSAVE_SIZE, shared.xstate.1);
     table::fill(port, base, true, false);
+    table::no_random(port);
     let mut regs = Regs {
         rip: base + label::FIRST_ORDERS,
         rsp: address + PORT_SIZE - if own_process { 64 } else { 128 },

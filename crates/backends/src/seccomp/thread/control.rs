@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::time::Duration;
 
 use coracle_abi::Errno;
-use coracle_abi::port::{AFFINITY_MAX, INTERRUPT_SIGNAL, POSTED, TURN, word};
+use coracle_abi::port::{
+    AFFINITY_MAX, INTERRUPT_SIGNAL, NO_FILE, POSTED, RANDOM_FILES, RANDOM_MAX, RANDOM_SIZE, TURN, word,
+};
 use coracle_platform::{Answers, Identity, LaneCounts, ThreadControl};
 use parking_lot::Mutex;
 use rustix::fs::OFlags;
@@ -133,6 +135,31 @@ impl ThreadControl for Control {
         self.port.set32(word::AFFINITY_LEN, len as u32);
         fence(Ordering::SeqCst);
         self.port.set32(word::VERSION, changing.wrapping_add(1));
+    }
+
+    fn wants_random(&self) -> bool {
+        let left = self.port.get64(word::RANDOM_LEFT);
+        left < RANDOM_MAX as u64 && table::gives_random(&self.port, self.worker.base)
+    }
+
+    fn give_random(&self, bytes: &[u8; RANDOM_SIZE]) {
+        let live = self.live.lock();
+        if *live {
+            self.port.write(word::RANDOM, bytes);
+            self.port.set64(word::RANDOM_LEFT, bytes.len() as u64);
+        }
+    }
+
+    /// A read that has looked at the word began before this did. Others see it no later than whatever this kernel thread
+    /// stores next, its reply included: stores become visible in their order (Intel SDM volume 3, 9.2).
+    fn random_file(&self, place: usize, fd: Option<u32>) {
+        let live = self.live.lock();
+        if *live && place < RANDOM_FILES {
+            self.port.set32(word::RANDOM_FILE + place * 4, fd.unwrap_or(NO_FILE));
+            let files = (0..RANDOM_FILES).map(|place| self.port.get32(word::RANDOM_FILE + place * 4));
+            let any = files.into_iter().any(|file| file != NO_FILE);
+            table::random_reads(&self.port, self.worker.base, any);
+        }
     }
 
     fn cpu_time(&self) -> (Duration, Duration) {

@@ -117,6 +117,10 @@ impl File for CharFile {
         }
     }
 
+    fn gives_random(&self) -> bool {
+        self.which == Char::Random
+    }
+
     fn seekable(&self) -> bool {
         true
     }
