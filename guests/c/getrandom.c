@@ -1,7 +1,7 @@
 /*
  * __vdso_getrandom, called by its symbol as a libc does it (lib/vdso/getrandom.c): what it gives out, and that nobody
  * gets what another got. Where the host's vDSO does not have it (before Linux 6.11), the native run makes system calls.
- * build: dynamic static
+ * build: dynamic static musl
  */
 #include "fixture.h"
 #include "vdso.h"

@@ -6,6 +6,7 @@
  * timeout: 60
  */
 #include "fixture.h"
+#include <sys/random.h>
 
 struct state {
 	uint64_t in[16], out[16];       /* rax rbx rcx rdx rsi rdi rbp rsp r8..r15 */
@@ -74,7 +75,7 @@ __asm__(".text\n"
 	"	NUMBERED mprotect, 10\n	NUMBERED futex, 202\n	NUMBERED sigprocmask, 14\n	NUMBERED fstat, 5\n"
 	"	NUMBERED clock_gettime, 228\n	NUMBERED pread, 17\n	NUMBERED close, 3\n	NUMBERED uname, 63\n"
 	"	NUMBERED lseek, 8\n	NUMBERED openat, 257\n	NUMBERED poll, 7\n	NUMBERED nanosleep, 35\n"
-	"	NUMBERED getaffinity, 204\n"
+	"	NUMBERED getaffinity, 204\n	NUMBERED getrandom, 318\n"
 	/* glibc's read: xor %eax,%eax keeps no flags, so the flags under test are set by it. */
 	".globl site_read\nsite_read:\n	LOAD\n	xor %eax, %eax\n	syscall\n	STORE\n"
 	/* Too short for a jump, and the bytes behind it are functions of their own: it traps every time. */
@@ -88,7 +89,7 @@ void neighbour(void);
 #define NAMES(X)                                                                                              \
 	X(getpid) X(gettid) X(getppid) X(getuid) X(getpriority) X(write) X(sched_yield) X(madvise) X(mprotect)    \
 	X(futex) X(sigprocmask) X(fstat) X(clock_gettime) X(pread) X(close) X(uname) X(lseek) X(openat) X(poll)   \
-	X(nanosleep) X(read) X(getaffinity)
+	X(nanosleep) X(read) X(getaffinity) X(getrandom)
 #define DECLARE(n) void site_##n(void);
 NAMES(DECLARE)
 
@@ -217,6 +218,33 @@ CASE(identity)
 	LOOP(plain, SYS_getegid, true, ROUNDS);
 }
 
+/* Answered from what the thread has been given, until that is used up; with errors among them. */
+CASE(random)
+{
+	static char bytes[600];
+	int f = open("/dev/urandom", O_RDONLY), other = open("/dev/random", O_RDONLY);
+	char *last = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	start();
+	mprotect(last + 4096, 4096, PROT_NONE);
+	static const int lengths[] = { 0, 1, 7, 8, 32, 255, 256, 257, 600 };
+	for (unsigned i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+		LOOP(getrandom, 0, true, ROUNDS / 3, ADDRESS(bytes), lengths[i], GRND_NONBLOCK);
+		LOOP(read, 0, false, ROUNDS / 3, i % 2 ? f : other, ADDRESS(bytes), lengths[i]);
+	}
+	LOOP(getrandom, 0, true, ROUNDS, ADDRESS(last) + 4090, 16, 0);
+	LOOP(read, 0, false, ROUNDS, f, ADDRESS(last) + 4096, 16);
+	LOOP(getrandom, 0, true, ROUNDS, 8, 8, 0);
+	LOOP(getrandom, 0, true, ROUNDS, -8ul, 16, 0);
+	LOOP(getrandom, 0, true, ROUNDS, 0x7fffffffe000, 16, 0);
+	LOOP(getrandom, 0, true, ROUNDS, ADDRESS(bytes), 8, 8);
+	LOOP(getrandom, 0, true, ROUNDS, ADDRESS(bytes), 8, 0x100000000);
+	LOOP(read, 0, false, ROUNDS, 0x100000000 + f, ADDRESS(bytes), 8);
+	LOOP(read, 0, false, ROUNDS, -1ul, ADDRESS(bytes), 8);
+	LOOP(read, 0, false, ROUNDS, 0xffffffff, ADDRESS(bytes), 8);
+	LOOP(plain, SYS_getrandom, true, ROUNDS, ADDRESS(bytes), 33, 0);
+}
+
 CASE(memory)
 {
 	char *p = mmap(NULL, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -332,7 +360,7 @@ CASE(interrupted)
 {
 	static char buffer[64];
 	struct itimerval often = { { 0, 300 }, { 0, 300 } }, never = { { 0, 0 }, { 0, 0 } };
-	int zero = open("/dev/zero", O_RDONLY);
+	int zero = open("/dev/zero", O_RDONLY), urandom = open("/dev/urandom", O_RDONLY);
 	long end = now_ms() + 1500;
 	int rounds = 0;
 
@@ -349,6 +377,16 @@ CASE(interrupted)
 		check("getpriority", rounds, true);
 		site_getpid();
 		check("getpid", rounds, true);
+		for (int i = 0; i < 4; i++) {
+			prepare((const uint64_t[6]){ ADDRESS(buffer), 1 + rounds % 60, 0 }, 0xcd5);
+			site_getrandom();
+			check("getrandom", rounds, true);
+			bad += (int)state.out[0] != 1 + rounds % 60;
+			prepare((const uint64_t[6]){ urandom, ADDRESS(buffer), 1 + rounds % 60 }, 0xcd5);
+			site_read();
+			check("read random", rounds, false);
+			bad += (int)state.out[0] != 1 + rounds % 60;
+		}
 		rounds++;
 	}
 	setitimer(ITIMER_REAL, &never, NULL);

@@ -284,7 +284,8 @@ mod tests {
 
     #[test]
     fn whatever_changes_a_descriptor_takes_it_back_from_all_threads() {
-        let changes: [(&str, fn(&FdTable, &Arc<OpenFile>)); 4] = [
+        type Change = fn(&FdTable, &Arc<OpenFile>);
+        let changes: [(&str, Change); 4] = [
             ("close", |table, _| drop(table.remove(1))),
             ("close_range", |table, _| drop(table.remove_if(|fd, _| fd >= 1))),
             ("dup2", |table, file| {

@@ -3,6 +3,7 @@
 use zerocopy::{Immutable, IntoBytes};
 use zeroize::Zeroize;
 
+use crate::abi::PAGE_SIZE;
 use crate::call::{Addr, Ctx};
 use crate::task::Caps;
 use crate::world::World;
@@ -235,9 +236,14 @@ fn getrandom(cx: &mut Ctx<'_>, to: u64, len: u64, flags: u32) -> SysResult {
         let bytes = bytes.get_mut(..len).unwrap_or_default();
         let control = cx.task.control();
         cx.task.random.lock().serve(&*control, bytes)?;
-        let put = cx.mem().write_bytes(to, bytes);
+        // What fits counts, if the rest has no page.
+        let put = if to % PAGE_SIZE + len as u64 <= PAGE_SIZE {
+            cx.mem().write_bytes(to, bytes).map(|()| len)
+        } else {
+            Some(cx.mem().write_now(to, bytes)).filter(|put| *put > 0).ok_or(Errno::EFAULT)
+        };
         bytes.zeroize();
-        return put.map(|()| len as u64);
+        return put.map(|put| put as u64);
     }
     let mut bytes = vec![0; len.min(1 << 16)];
     let mut done = 0;

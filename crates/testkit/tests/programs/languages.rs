@@ -22,6 +22,7 @@ const PYTHON: &[(&str, &str)] = &[
     ("os_files", include_str!("python/os_files.py")),
     ("mmap_fcntl", include_str!("python/mmap_fcntl.py")),
     ("os_processes", include_str!("python/os_processes.py")),
+    ("randomness", include_str!("python/randomness.py")),
     ("compression", include_str!("python/compression.py")),
     ("imports", include_str!("python/imports.py")),
     ("error", "import sys\nprint('before')\nsys.stdout.flush()\nraise ValueError('on purpose')\n"),
