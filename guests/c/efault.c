@@ -2,7 +2,6 @@
  * A bad pointer is EFAULT and never a signal, and errors come in Linux's order.
  *
  * build: dynamic static
- * fails: partial a read that faults half-way: pipes give what fits, staged reads of /dev/zero give nothing
  */
 #include "fixture.h"
 #include <sys/epoll.h>
@@ -195,4 +194,66 @@ CASE(partial)
 	S(SYS_open, edge - 1, O_RDONLY);
 	S(SYS_nanosleep, edge - 8, 0);
 	S(SYS_stat, ".", edge - 20);
+}
+
+/* What a read that faults half-way consumes. */
+CASE(consumed)
+{
+	char *m = mmap(NULL, 3 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), b[20000], *edge = m + 2 * 4096;
+	int p[2], s[2], d[2], f = open("file", O_CREAT | O_RDWR, 0600), e = open("/etc/passwd", O_RDONLY);
+	struct iovec v[3] = { { b, 10 }, { edge - 5, 20 }, { b, 10 } };
+
+	munmap(edge, 4096);
+	memset(b, 'a', sizeof(b));
+	MUST(write(f, b, 20000));
+	for (int i = 0; i < 2; i++) {
+		int r = i ? e : f;
+
+		V(lseek(r, 7, SEEK_SET));
+		/* Twice, and the second time from a site that has been used. */
+		for (int n = 0; n < 12; n++)
+			if (read(r, edge - 10, 40) != 10)
+				say("not 10");
+		V(lseek(r, 0, SEEK_CUR));
+		V(read(r, edge, 40));
+		V(lseek(r, 0, SEEK_CUR));
+		V(readv(r, v, 3));
+		V(lseek(r, 0, SEEK_CUR));
+		V(pread(r, edge - 3, 40, 1));
+		V(preadv(r, v + 1, 1, 1));
+		V(lseek(r, 0, SEEK_CUR));
+	}
+	V(lseek(f, 0, SEEK_SET));
+	V(read(f, m, 20000));
+	V(lseek(f, 0, SEEK_CUR));
+	IS(edge[-1] == 'a');
+	MUST(pipe2(p, O_NONBLOCK));
+	MUST(write(p[1], b, 6000));
+	V(read(p[0], edge - 10, 40));
+	V(read(p[0], edge - 4096 - 10, 6000));
+	V(read(p[0], b, 20000));
+	MUST(write(p[1], b, 6000));
+	V(readv(p[0], v, 3));
+	V(read(p[0], b, 20000));
+	MUST(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, s));
+	MUST(write(s[1], b, 100));
+	MUST(write(s[1], b, 100));
+	V(recv(s[0], edge - 10, 150, MSG_PEEK));
+	V(recv(s[0], edge - 10, 150, 0));
+	V(recv(s[0], edge - 110, 150, 0));
+	V(recv(s[0], b, 1000, 0));
+	MUST(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0, d));
+	for (int i = 1; i <= 3; i++)
+		MUST(send(d[1], b, i * 100, 0));
+	V(recv(d[0], edge - 10, 150, MSG_PEEK));
+	V(recv(d[0], edge - 10, 150, 0));
+	V(recv(d[0], b, 1000, 0));
+	V(recv(d[0], edge, 1000, 0));
+	V(recv(d[0], b, 1000, 0));
+	int t = posix_openpt(O_RDWR | O_NOCTTY);
+	MUST(grantpt(t) == 0 && unlockpt(t) == 0);
+	int u = open(ptsname(t), O_RDWR | O_NOCTTY);
+	MUST(write(t, "0123456789\n0123456789\n", 22));
+	V(read(u, edge - 4, 100));
+	V(read(u, b, 100));
 }

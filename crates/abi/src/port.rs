@@ -124,6 +124,8 @@ pub mod word {
     pub const DOCK: usize = 0x13c;
     /// u32: number of calls in `BATCH`, each laid out as `ORDER`.
     pub const BATCH_COUNT: usize = 0x140;
+    /// u32: the outputs of the last reply met a bad address, and its call is made again by trap.
+    pub const COPY_FAILED: usize = 0x144;
 
     // With orders.
     /// The call that an action tells the guest's thread to make: u64 number, six u64 arguments.

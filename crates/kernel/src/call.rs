@@ -132,6 +132,8 @@ pub struct Ctx<'a> {
     pub number: u64,
     pub args: [u64; 6],
     pub after: After,
+    /// Where the last read began, if that was at its file's position: should its bytes not reach the guest.
+    pub read_from: Option<u64>,
 }
 
 impl Ctx<'_> {

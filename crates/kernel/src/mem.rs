@@ -164,8 +164,15 @@ pub trait Sink {
     /// Takes bytes, at most `remaining`; `EFAULT` only if not one could be taken.
     fn put(&mut self, bytes: &[u8]) -> Result<usize>;
 
+    /// As `put`, for bytes that Linux gives whole or not at all: guest memory that takes but a part is `EFAULT`.
+    fn put_whole(&mut self, bytes: &[u8]) -> Result<usize> {
+        self.put(bytes)
+    }
+
     /// Lets `fill` produce up to `max` bytes straight into their place or a buffer; returns what it returned.
-    /// `fill` is called once; what it yields is consumed from its point of view even if it cannot be stored.
+    /// `fill` is called once; what it yields is consumed from its point of view even if it cannot be stored. So
+    /// this is for what can be read again: a bad address may turn up only when the call has been answered, and
+    /// then the whole read is made once more.
     fn fill(&mut self, max: usize, fill: &mut dyn FnMut(&mut [u8]) -> Result<usize>) -> Result<usize> {
         let mut buffer = vec![0; max.min(self.remaining()).min(1 << 20)];
         let count = fill(&mut buffer)?;
@@ -269,6 +276,11 @@ impl Sink for UserSink<'_> {
             }
         }
         Ok(done)
+    }
+
+    fn put_whole(&mut self, bytes: &[u8]) -> Result<usize> {
+        let want = bytes.len().min(self.remaining());
+        if self.put(bytes)? < want { Err(Errno::EFAULT) } else { Ok(want) }
     }
 
     fn fill(&mut self, max: usize, fill: &mut dyn FnMut(&mut [u8]) -> Result<usize>) -> Result<usize> {

@@ -386,6 +386,9 @@ pub struct Answers {
 pub enum Trap {
     /// A system call. `args` are the six argument registers.
     Syscall { number: u64, args: [u64; 6], lane: u8 },
+    /// The outputs that travelled with the last call's reply met a bad address. The thread stands in that call
+    /// again, and nothing travels with it now.
+    Unwritten { number: u64, args: [u64; 6] },
     /// A processor exception in guest code, as Linux would report it in a `siginfo`.
     Fault(Fault),
     /// Stopped because of [`ThreadControl::interrupt`]. If the thread was inside a system call that the

@@ -465,8 +465,7 @@ fast_end:
 
     .globl copy_begin, copy_end, copy_failed
 copy_failed:
-    movq $-14, %gs:{RESULT}
-    jmp finish
+    jmp copy_again
 
     /* The reply, in EAX, has an action or outputs. */
 more:
@@ -523,6 +522,13 @@ order_fast:
 act_trap:
     cmpl $0, %gs:{XSAVE_SIZE}
     jne freeze
+    movl $1, %gs:{FORCE_TRAP}
+    restore
+    mov %gs:{NUMBER}, %r11d
+    jmp fast_foreign
+    /* A bad address: only the kernel knows what that means for this call. */
+copy_again:
+    movl $1, %gs:{COPY_FAILED}
     movl $1, %gs:{FORCE_TRAP}
     restore
     mov %gs:{NUMBER}, %r11d
@@ -844,6 +850,7 @@ signal_entry:
     STAMP = const word::STAMP,
     WOKEN = const word::WOKEN,
     FORCE_TRAP = const word::FORCE_TRAP,
+    COPY_FAILED = const word::COPY_FAILED,
     XSAVE_SIZE = const word::XSAVE_SIZE,
     ORDER = const word::ORDER,
     COOKIE = const word::COOKIE,

@@ -107,10 +107,12 @@ fn read_ranges(cx: &mut Ctx<'_>, file: &Arc<OpenFile>, ranges: Ranges, at: At, r
             Ranges::Many(list) => file.file.read(&io, offset, &mut mem.sink(list.clone())),
         }
     };
+    cx.read_from = None;
     let count = match at {
         At::Offset(offset) => attempt(cx, offset)?,
         At::Position if file.file.seekable() => {
             let mut position = file.position.lock();
+            cx.read_from = Some(*position);
             let count = attempt(cx, *position)?;
             *position = position.saturating_add(count as u64);
             count
@@ -125,6 +127,25 @@ fn read_ranges(cx: &mut Ctx<'_>, file: &Arc<OpenFile>, ranges: Ranges, at: At, r
         crate::fs::inotify::accessed(&cx.task.world.vfs, file);
     }
     Ok(count as u64)
+}
+
+/// Bytes that travelled to the guest with a reply met a bad address. Prepares for reading them once more, without
+/// staging, so that what fits is counted; `false` if the call is no read. Only files that can be read twice let
+/// their bytes travel ([`Sink::fill`]).
+pub fn read_again(cx: &mut Ctx<'_>) -> bool {
+    const NO_OFFSET: u64 = u64::MAX;
+    let at_position = match cx.number {
+        0 | 19 => true,
+        17 | 295 => false,
+        327 => cx.args.get(3) == Some(&NO_OFFSET),
+        _ => return false,
+    };
+    if let (true, Some(from), Ok(file)) = (at_position, cx.read_from.take(), cx.file(Fd(cx.args[0] as i32)))
+        && file.file.seekable()
+    {
+        *file.position.lock() = from;
+    }
+    true
 }
 
 /// A blocking operation, with an end if the file has one (`SO_RCVTIMEO`, `SO_SNDTIMEO`): then `EAGAIN`, and a

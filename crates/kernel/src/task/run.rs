@@ -73,6 +73,7 @@ fn rounds(task: &Arc<Task>, thread: &mut Box<dyn Thread>, mut running: bool) {
             number: 0,
             args: [0; 6],
             after: After::Return,
+            read_from: None,
         };
         // What was notified before the thread was first run, or during `execve`.
         let go = if !running && task.interrupted() { settle_only(&mut cx) } else { Go::Continue };
@@ -101,6 +102,12 @@ fn serve_program(cx: &mut Ctx<'_>, mut go: Go) -> Option<Box<dyn Thread>> {
                 cx.args = args;
                 serve_call(cx)
             }
+            Trap::Unwritten { number, args } => {
+                cx.number = number;
+                cx.args = args;
+                let result = if syscalls::rw::read_again(cx) { dispatch(cx) } else { Err(Errno::EFAULT) };
+                conclude(cx, result)
+            }
             Trap::Fault(fault) => {
                 signal::force_fault(&cx.task, &fault);
                 settle_only(cx)
@@ -123,6 +130,10 @@ fn settle_only(cx: &mut Ctx<'_>) -> Go {
 /// Instants 2 and 3 for a system call.
 fn serve_call(cx: &mut Ctx<'_>) -> Go {
     let result = dispatch(cx);
+    conclude(cx, result)
+}
+
+fn conclude(cx: &mut Ctx<'_>, result: SysResult) -> Go {
     // The common case: nothing pending, nothing special.
     if matches!(cx.after, After::Return) && is_final(Some(result)) && !cx.task.interrupted() {
         return Go::Return(result.unwrap_or_else(Errno::to_ret));

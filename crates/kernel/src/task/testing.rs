@@ -116,6 +116,7 @@ impl Guest {
             number,
             args: all,
             after: After::Return,
+            read_from: None,
         };
         (call.handler)(&mut cx, &all)
     }
@@ -129,6 +130,7 @@ impl Guest {
             number,
             args: [0; 6],
             after: After::Return,
+            read_from: None,
         };
         signal::deliver(&mut cx, call)
     }

@@ -202,6 +202,12 @@ impl SeccompThread {
             kind::TRAP => {
                 self.arrive_in_frame()?;
                 let mut trap = self.call(4);
+                if self.port.get32(word::COPY_FAILED) != 0 {
+                    self.port.set32(word::COPY_FAILED, 0);
+                    if let Trap::Syscall { number, args, .. } = trap {
+                        return Ok(Trap::Unwritten { number, args });
+                    }
+                }
                 if let At::Frame(place) = self.at {
                     let rip = frame::rip(&self.port, place);
                     self.mark_refresh(&mut trap, rip);

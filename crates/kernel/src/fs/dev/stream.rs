@@ -77,6 +77,8 @@ pub struct HostStream {
     /// Where the guest's open file believes to be. The host's position, which others share and move (standard
     /// output and error often are one file), counts for sequential reads and writes.
     believed: Mutex<u64>,
+    /// What the host has given and no reader has got yet, because its memory was bad.
+    held: Mutex<Vec<u8>>,
 }
 
 /// `struct winsize` and `struct termios` of the kernel (asm-generic/termbits.h).
@@ -99,6 +101,7 @@ impl HostStream {
             node: OnceLock::new(),
             limit,
             believed: Mutex::new(0),
+            held: Mutex::default(),
         };
         let position = stream.position();
         *stream.believed.lock() = position;
@@ -181,12 +184,24 @@ impl File for HostStream {
         if into.remaining() == 0 {
             return Ok(0);
         }
-        if !self.ready(Events::IN) {
+        let mut bytes = std::mem::take(&mut *self.held.lock());
+        if bytes.is_empty() && !self.ready(Events::IN) {
             // Without VMIN and VTIME a terminal does not wait.
             return if self.min_and_time() == Some((0, 0)) { Ok(0) } else { Err(Errno::EAGAIN) };
         }
-        let wanted = into.remaining();
-        into.fill(wanted.min(64 << 10), &mut |room| rustix::io::read(&self.fd, room).map_err(errno))
+        // Not straight into its place: bytes of a pipe or a terminal cannot be read a second time.
+        if bytes.is_empty() {
+            bytes.resize(into.remaining().min(64 << 10), 0);
+            let got = rustix::io::read(&self.fd, &mut bytes[..]).map_err(errno)?;
+            bytes.truncate(got);
+        }
+        let want = bytes.len().min(into.remaining());
+        let given = if want == 0 { Ok(0) } else { into.put_whole(bytes.get(..want).unwrap_or_default()) };
+        let taken = given.as_ref().map_or(0, |count| (*count).min(want));
+        if taken < bytes.len() {
+            self.held.lock().splice(0..0, bytes.drain(taken..));
+        }
+        given
     }
 
     fn write(&self, io: &Io<'_>, offset: u64, from: &mut dyn Source) -> Result<usize> {
@@ -274,7 +289,8 @@ impl File for HostStream {
     fn poll(&self, table: &mut PollTable) -> Events {
         let interest = Events::IN | Events::OUT | Events::PRI | Events::RDHUP;
         table.watch_host(&self.fd, interest);
-        let ready = host_ready(&self.fd, interest);
+        let held = if self.held.lock().is_empty() { Events::empty() } else { Events::IN };
+        let ready = host_ready(&self.fd, interest) | held;
         let also = |from: Events, to: Events| if ready.contains(from) { to } else { Events::empty() };
         ready | also(Events::IN, Events::RDNORM) | also(Events::OUT, Events::WRNORM)
     }

@@ -125,7 +125,8 @@ impl Ring {
         Ok(odd)
     }
 
-    /// Gives to `sink`; only what it took is consumed. `None` if there is nothing.
+    /// Gives to `sink`; only what it took is consumed, and a buffer that did not fit where it should not at all
+    /// (pipe_read() in fs/pipe.c). `None` if there is nothing.
     pub fn read(&mut self, sink: &mut dyn Sink) -> Option<Result<usize>> {
         if self.buffers.is_empty() {
             return None;
@@ -134,7 +135,7 @@ impl Ring {
         while sink.remaining() > 0 {
             let Some(first) = self.buffers.front_mut() else { break };
             let want = first.len.min(sink.remaining());
-            let taken = match sink.put(first.bytes().get(..want).unwrap_or_default()) {
+            let taken = match sink.put_whole(first.bytes().get(..want).unwrap_or_default()) {
                 Ok(taken) => taken,
                 Err(error) => return Some(if done > 0 { Ok(done) } else { Err(error) }),
             };

@@ -204,9 +204,15 @@ impl Inbox {
         let packet = self.packets.front_mut()?;
         let want = packet.size().min(message.sink.remaining());
         let taken = match discard_or_put(message, packet.bytes().get(..want).unwrap_or_default()) {
-            Ok(taken) if taken == want => taken,
-            Ok(_) => return Some(Err(Errno::EFAULT)),
-            Err(error) => return Some(Err(error)),
+            Ok(taken) => taken,
+            Err(error) => {
+                // The packet is lost (`out_free` of unix_dgram_recvmsg(), `kfree_skb` of udp_recvmsg()).
+                if message.flags & MSG_PEEK == 0 {
+                    self.bytes -= packet.size();
+                    spent.extend(self.packets.pop_front());
+                }
+                return Some(Err(error));
+            }
         };
         message.full_len = packet.size();
         if taken < packet.size() {
@@ -226,7 +232,7 @@ impl Inbox {
 
 /// Copies out first: only what could be stored is consumed.
 fn discard_or_put(message: &mut Incoming<'_>, bytes: &[u8]) -> Result<usize> {
-    if bytes.is_empty() { Ok(0) } else { message.sink.put(bytes) }
+    if bytes.is_empty() { Ok(0) } else { message.sink.put_whole(bytes) }
 }
 
 /// Moves a packet's files over (copies them when peeking); `true` if there were any.
