@@ -202,3 +202,16 @@ fn more_cpus_than_there_are_is_said() {
         said.lines().count() == 1 && said.contains("--cpus 100000") && said.contains(text(&native.stdout).trim())
     );
 }
+
+#[test]
+fn the_program_begins_with_the_nice_value_of_its_caller() {
+    let command = [env!("CARGO_BIN_EXE_coracle"), "run", "--", "nice"];
+    let nicer = Command::new("nice").args(["-n", "3", "nice"]).output().unwrap();
+    let inside = Command::new("nice").args(["-n", "3"]).args(command).output().unwrap();
+    assert_eq!(
+        (text(&inside.stdout), inside.status.code()),
+        (text(&nicer.stdout), Some(0)),
+        "{}",
+        text(&inside.stderr)
+    );
+}

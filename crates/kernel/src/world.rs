@@ -23,6 +23,8 @@ pub struct WorldConfig {
     pub hostname: String,
     /// Host CPU numbers that guests may run on and see online; sorted, not empty.
     pub cpus: Vec<usize>,
+    /// Nice value that the first program begins with: the caller's, as a child of its would.
+    pub nice: i32,
     /// Bytes of memory that guests are told they have.
     pub memory: u64,
     /// More resident memory than this, all guests together, ends one of them.

@@ -247,6 +247,7 @@ fn world_config(config: &Config, cpus: Vec<usize>, usage_wanted: bool) -> WorldC
         usage_wanted,
         hostname: config.hostname.clone(),
         cpus,
+        nice: rustix::process::getpriority_process(None).unwrap_or(0),
         memory: granted_memory(config),
         memory_limit: config.limits.memory,
         pids_limit: config.limits.pids,

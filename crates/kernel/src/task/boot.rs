@@ -325,7 +325,7 @@ impl Sched {
         Sched {
             policy: 0,
             priority: 0,
-            nice: 0,
+            nice: config.nice,
             reset_on_fork: false,
             affinity: config.cpus.clone(),
             timer_slack: 50_000,

@@ -28,6 +28,7 @@ pub(crate) fn world() -> Arc<World> {
         usage_wanted: true,
         hostname: String::from("test"),
         cpus: vec![0],
+        nice: 0,
         memory: 1 << 30,
         memory_limit: None,
         pids_limit: None,
