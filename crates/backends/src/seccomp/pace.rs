@@ -219,6 +219,7 @@ impl Pace {
         for _ in 0..EAGER {
             let state = port.state().load(Ordering::SeqCst);
             if state & TURN == POSTED {
+                port.claim();
                 self.evidence = 0;
                 return Some(state);
             }
@@ -233,6 +234,7 @@ impl Pace {
         loop {
             let state = port.state().load(Ordering::SeqCst);
             if state & TURN == POSTED {
+                port.claim();
                 self.evidence = 0;
                 return Some(state);
             }
