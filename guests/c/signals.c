@@ -542,6 +542,8 @@ static void *sender(void *unused)
 	/* pthread_create() blocks signals while it clones. */
 	usleep(50000);
 	for (int i = 1; i <= 50; i++) {
+		/* While its handler runs, the main thread does not take the next one. */
+		until_asleep(getpid(), main_tid);
 		kill(getpid(), SIGUSR1);
 		for (int k = 0; by_main + by_others < i && k < 2000; k++)
 			usleep(1000);

@@ -1,6 +1,6 @@
 //! Compiles the programs of `guests/` into `target/guests`, each once, and finds the C fixtures.
 
-use crate::case::Case;
+use crate::case::{Case, Package};
 use crate::target::{repository, target_dir};
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -170,13 +170,14 @@ fn is_newer(binary: &Path, sources: &[&Path]) -> bool {
 /// What the head of a fixture says. Each `CASE(name)` in it is one test, for each variant.
 ///
 /// Lines of the head comment: `build: dynamic static musl` (default: dynamic), `libs: -lrt`,
-/// `timeout: 60`, `cores: yes` where cores must come to lie where they are looked for, and for known failures
+/// `timeout: 60`, `needs: PACKAGE FILE` (one package, and a file of it), `cores: yes` where cores must come to lie where they are looked for, and for known failures
 /// `fails: CASE REASON`.
 struct Head {
     variants: Vec<Variant>,
     libraries: Vec<String>,
     timeout: u64,
     cores: bool,
+    needs: Option<Package>,
     cases: Vec<String>,
     fails: HashMap<String, String>,
 }
@@ -188,6 +189,7 @@ impl Head {
             libraries: Vec::new(),
             timeout: 30,
             cores: false,
+            needs: None,
             cases: Vec::new(),
             fails: HashMap::new(),
         };
@@ -208,6 +210,11 @@ impl Head {
                     }
                 }
                 "libs" => head.libraries = words.map(str::to_owned).collect(),
+                "needs" => {
+                    let (name, proof) = value.trim().split_once(' ').ok_or("needs: no file")?;
+                    // As long-lived as the tables of programs are.
+                    head.needs = Some(Package::new(name.to_owned().leak(), proof.trim().to_owned().leak()));
+                }
                 "cores" => head.cores = value.trim() == "yes",
                 "timeout" => head.timeout = value.trim().parse().map_err(|_| "bad timeout")?,
                 "fails" => {
@@ -265,6 +272,9 @@ fn fixture(name: &str, case: &str, variant: Variant, head: &Head) -> Case {
     let mut built = Case::guest(test, guest, &[case]).timeout(head.timeout);
     if head.cores {
         built = built.dumps_core();
+    }
+    if let Some(package) = head.needs {
+        built = built.needs(package);
     }
     match head.fails.get(case) {
         Some(reason) => built.expected_failure(reason),
