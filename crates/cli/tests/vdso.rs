@@ -159,3 +159,31 @@ fn symbols_and_versions_are_those_of_the_hosts_vdso() {
     }
     assert_eq!(host, ours);
 }
+
+/// Memory of random states that the host wipes while they are in use, and that a signal handler uses then: Linux's own
+/// function may give bytes out twice there, so it is no oracle.
+#[test]
+fn a_state_that_was_wiped_and_used_meanwhile_is_not_gone_on_with() {
+    if !Path::new("/usr/bin/gcc").exists() {
+        eprintln!("skipped: needs /usr/bin/gcc");
+        return;
+    }
+    let dir = tempfile::tempdir_in("/tmp").unwrap();
+    let program = dir.path().join("getrandom");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../../guests/c/getrandom.c");
+    let built = Command::new("/usr/bin/gcc")
+        .args(["-D_GNU_SOURCE", "-DONLY_INSIDE", "-O1", "-pthread", "-o"])
+        .args([&program, Path::new(source)])
+        .status()
+        .unwrap();
+    assert!(built.success());
+    let output = Command::new(env!("CARGO_BIN_EXE_coracle"))
+        .args(["run", "--timeout", "60", "--bind"])
+        .arg(format!("{0}:{0}:ro", dir.path().display()))
+        .arg("--")
+        .args([&program, Path::new("wiped_and_used")])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(said, "0 twice, 0 with zeros, not in use\n", "{}", String::from_utf8_lossy(&output.stderr));
+}
