@@ -547,8 +547,6 @@ static void *sender(void *unused)
 		kill(getpid(), SIGUSR1);
 		for (int k = 0; by_main + by_others < i && k < 2000; k++)
 			usleep(1000);
-		/* In its handler it blocks the signal. */
-		until_asleep(getpid(), main_tid);
 	}
 	return unused;
 }
