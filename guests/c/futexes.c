@@ -184,3 +184,99 @@ CASE(waitv)
 	v[0].flags = 0;
 	V(syscall(SYS_futex_waitv, v, 2, 0, NULL, 0));
 }
+
+static pthread_t waiter;
+static volatile bool waited;
+
+static void nothing(int sig)
+{
+	(void)sig;
+}
+
+static void *pesters(void *sig)
+{
+	while (!waited) {
+		if (sig)
+			pthread_kill(waiter, (int)(long)sig);
+		else
+			kill(getpid(), SIGUSR1);
+		usleep(5000);
+	}
+	return NULL;
+}
+
+/* A wait for 300 ms among signals that come every five: it ends in its time, and says how it ended. */
+static void among(const char *what, int sig, int rounds)
+{
+	struct timespec time = { 0, 300000000 };
+	pthread_t t;
+	long start = now_ms(), results = 0;
+
+	waited = false;
+	waiter = pthread_self();
+	pthread_create(&t, NULL, pesters, (void *)(long)sig);
+	for (int i = 0; i < rounds; i++) {
+		long got = syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, 0, &time, NULL, 0);
+		results = got == -1 ? errno : 0;
+	}
+	waited = true;
+	pthread_join(t, NULL);
+	say("%s: %s, in time: %d", what, err(results), now_ms() - start < 10000);
+}
+
+CASE(timed_among_signals)
+{
+	sigset_t set;
+
+	word = 0;
+	signal(SIGWINCH, SIG_IGN);
+	handle(SIGUSR1, nothing, SA_RESTART);
+	handle(SIGUSR2, nothing, SA_RESTART);
+	among("ignored", SIGWINCH, 1);
+	among("ignored by default", SIGURG, 1);
+	/* With a timeout there is no restart behind a handler, whatever its flags. */
+	among("handled", SIGUSR2, 3);
+	sigemptyset(&set);
+	sigaddset(&set, SIGUSR1);
+	sigaddset(&set, SIGUSR2);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+	among("blocked", SIGUSR2, 1);
+	/* The pest's own. */
+	among("the process's", 0, 1);
+}
+
+/* Being stopped and continued prolongs no wait beyond its end. */
+CASE(timed_among_stops)
+{
+	int p[2], status;
+	pid_t child;
+
+	MUST(pipe(p));
+	child = fork();
+	if (!child) {
+		pthread_mutex_t m = PTHREAD_MUTEX_INITIALIZER;
+		pthread_cond_t c = PTHREAD_COND_INITIALIZER;
+		struct timespec until, left;
+		long end = now_ms() + 300;
+
+		/* For no reason it may end, and whoever waits looks at the time again. */
+		while (now_ms() < end) {
+			left = (struct timespec){ 0, (end - now_ms()) * 1000000 + 1 };
+			syscall(SYS_futex, &word, FUTEX_WAIT, 0, &left, NULL, 0);
+		}
+		clock_gettime(CLOCK_REALTIME, &until);
+		until.tv_sec += 1;
+		pthread_mutex_lock(&m);
+		say("%s", err(pthread_cond_timedwait(&c, &m, &until)));
+		_exit(0);
+	}
+	long start = now_ms();
+	while (waitpid(child, &status, WNOHANG) == 0) {
+		kill(child, SIGSTOP);
+		usleep(3000);
+		kill(child, SIGCONT);
+		usleep(3000);
+	}
+	say_status("child", status);
+	IS(now_ms() - start < 8000);
+}

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use coracle_platform::Regs;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::abi::linux::{
@@ -140,6 +141,11 @@ fn send_back(cx: &mut Ctx<'_>) -> Result<bool> {
     regs.rip = regs.rip.wrapping_sub(2);
     cx.after = After::Continue;
     Ok(true)
+}
+
+/// The registers are those of a wait that ends some time after its beginning, not at a point in time.
+pub fn waits_relatively(regs: &Regs) -> bool {
+    regs.rsi as u32 & FUTEX_CMD_MASK as u32 == FUTEX_WAIT && regs.r10 != 0
 }
 
 /// What is wrong with a wait before it sleeps.

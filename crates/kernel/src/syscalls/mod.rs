@@ -6,7 +6,7 @@ mod epoll;
 mod event;
 mod fcntl;
 mod file;
-mod futex;
+pub mod futex;
 mod identity;
 mod inotify;
 mod limits;

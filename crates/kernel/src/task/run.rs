@@ -17,6 +17,7 @@ use std::sync::atomic::Ordering;
 use coracle_platform::{Death, MemoryCall, Resume, Thread, Trap};
 
 use super::{Task, exit};
+use crate::abi::linux::__NR_futex;
 use crate::call::{After, Ctx};
 use crate::signal::{self, Next};
 use crate::{Errno, SysResult, syscalls};
@@ -245,13 +246,18 @@ fn settle(cx: &mut Ctx<'_>, mut call: Option<SysResult>, again: &mut Attempt<'_>
 }
 
 /// A thread that was interrupted in guest code, or in a call that the platform executes itself: that one is
-/// restarted at its instruction, or says `EINTR`, by the rules of `ERESTARTSYS`.
+/// restarted at its instruction, or says `EINTR`, by the rules of `ERESTARTSYS`. How much is left of a time that a
+/// futex wait was given nobody knows, so that wait ends for no reason, as it may (futex(2)), and the caller looks.
 fn interrupted(cx: &mut Ctx<'_>, call: Option<u64>) -> Go {
     (cx.number, cx.args) = (call.unwrap_or(0), [0; 6]);
     let mut restart = |cx: &mut Ctx<'_>| {
         if let Ok(regs) = cx.thread.freeze(0)
             && let Some(number) = call
         {
+            if number == u64::from(__NR_futex) && syscalls::futex::waits_relatively(regs) {
+                regs.rax = 0;
+                return (None, Go::Continue);
+            }
             regs.rip = regs.rip.wrapping_sub(2);
             regs.rax = number;
         }
