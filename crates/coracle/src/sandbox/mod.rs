@@ -62,13 +62,15 @@ pub fn run(
     confine::enter(config, place.as_ref().map(Place::directory))?;
     let (closing, close) = confine::close(config, listener);
     startup::step("kernel process confined to its files");
+    // Not a call for later: the filter comes from another thread, at a moment that is not known here.
+    let nice = rustix::process::getpriority_process(None).unwrap_or(0);
     let platform: Arc<dyn Platform> = match config.platform {
         PlatformChoice::Auto | PlatformChoice::Seccomp => Arc::new(SeccompPlatform::start_and(waiting, close)?),
     };
     startup::step("platform on its way");
     let mut view = view::build(config)?;
     startup::step("root of the view built");
-    let world = World::new(platform, world_config(config, cpus, usage_wanted), view.vfs);
+    let world = World::new(platform, world_config(config, cpus, nice, usage_wanted), view.vfs);
     if matches!(config.net, crate::config::Net::Host) {
         world.ipc.use_host_network();
     }
@@ -242,12 +244,12 @@ fn caller() -> Cred {
     Cred::new(rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw(), groups)
 }
 
-fn world_config(config: &Config, cpus: Vec<usize>, usage_wanted: bool) -> WorldConfig {
+fn world_config(config: &Config, cpus: Vec<usize>, nice: i32, usage_wanted: bool) -> WorldConfig {
     WorldConfig {
         usage_wanted,
         hostname: config.hostname.clone(),
         cpus,
-        nice: rustix::process::getpriority_process(None).unwrap_or(0),
+        nice,
         memory: granted_memory(config),
         memory_limit: config.limits.memory,
         pids_limit: config.limits.pids,
