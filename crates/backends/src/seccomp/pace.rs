@@ -36,17 +36,25 @@ const WAKING: Duration = Duration::from_micros(150);
 const PREEMPTED: Duration = Duration::from_micros(100);
 /// Losing it to another thread twice within this time means that there is none to spare.
 const CONTENDED: Duration = Duration::from_millis(20);
-/// A thread that shares the guest's CPU moves away to spin beside it; not more often than this.
-const SETTLED: Duration = Duration::from_millis(1);
+/// A thread that has shared the guest's CPU for so many replies in a row moves away to spin beside it; not more often
+/// than this, for elsewhere it may have to wait for a CPU.
+const SHARED: u32 = 32;
+const SETTLED: Duration = Duration::from_millis(10);
 /// A guest spins at most this many `pause`s (about 26 ns each) for a reply, and so few where it spun in vain.
 const GUEST_SPIN: u32 = 2000;
 const GUEST_SPIN_LEAST: u32 = 60;
-/// After this many spins in vain in a row, sleep instead.
-const PATIENCE: u32 = 2;
+/// What a spin that is won saves, in microseconds; saved up, at most so much may be lost by spins in vain. So who is
+/// answered soon at one call and late at the next, as two that take turns are, does not spin for ever.
+const GAIN: u32 = 10;
+const SAVED: u32 = 400;
 /// While sleeping, a request this soon after the reply arrived would have been worth a spin.
 const HOT: Duration = Duration::from_micros(30);
-/// So many such requests in a row, and spinning is tried again.
+/// So many such requests in a row, and spinning is tried again; up to so many, where it had hardly begun to pay when
+/// it was given up: there may be no processor to spare.
 const CONVINCED: u32 = 8;
+const RELUCTANT: u32 = 1024;
+/// So many spins won are more than a beginning.
+const PAID: u32 = 64;
 
 /// The guest has not said yet where it runs.
 pub const CPU_UNKNOWN: u32 = u32::MAX;
@@ -68,8 +76,12 @@ pub struct Pace {
     has_rdpid: bool,
     /// Spinning pays off, as far as is known.
     hot: bool,
-    /// Spins in vain in a row (hot), or requests in a row that a spin would have caught (cold).
+    /// While spinning pays off: microseconds saved up, and spins won.
+    saved: u32,
+    won: u32,
+    /// While it does not: requests in a row that a spin would have caught, and how many it takes to try again.
     evidence: u32,
+    needed: u32,
     /// Time stamp of the last reply, while sleeping pays off.
     replied: u64,
     /// When a spin last looked at the clock.
@@ -79,6 +91,8 @@ pub struct Pace {
     /// When it last lost its CPU, and when it last left its guest's.
     displaced: Option<u64>,
     moved: Option<u64>,
+    /// Replies in a row that it gave on its guest's CPU.
+    shared: u32,
     /// The guest slept when it got the last reply.
     woken: bool,
     /// How many `pause`s the guest may spin.
@@ -99,12 +113,16 @@ impl Pace {
             waiting,
             has_rdpid,
             hot: true,
+            saved: SAVED,
+            won: 0,
             evidence: 0,
+            needed: CONVINCED,
             replied: 0,
             looked: 0,
             switches: None,
             displaced: None,
             moved: None,
+            shared: 0,
             woken: false,
             guest_spin: GUEST_SPIN,
             arrived: 0,
@@ -118,7 +136,9 @@ impl Pace {
             self.replied = ticks();
         }
         let cpu = self.current_cpu();
-        if cpu == port.get32(word::GUEST_CPU) {
+        self.shared = if cpu == port.get32(word::GUEST_CPU) { self.shared + 1 } else { 0 };
+        if self.shared >= SHARED {
+            self.shared = 0;
             self.leave(cpu);
         }
         self.woken = port.get32(word::GUEST_SLEEPS) != 0;
@@ -220,7 +240,7 @@ impl Pace {
             let state = port.state().load(Ordering::SeqCst);
             if state & TURN == POSTED {
                 port.claim();
-                self.evidence = 0;
+                self.has_won();
                 return Some(state);
             }
         }
@@ -235,7 +255,7 @@ impl Pace {
             let state = port.state().load(Ordering::SeqCst);
             if state & TURN == POSTED {
                 port.claim();
-                self.evidence = 0;
+                self.has_won();
                 return Some(state);
             }
             std::hint::spin_loop();
@@ -249,9 +269,10 @@ impl Pace {
                 start = start.wrapping_add(passed);
             } else if time.wrapping_sub(start) > limit {
                 count(&waiting.counts.vain);
-                self.evidence += 1;
-                if self.evidence >= PATIENCE {
-                    self.give_up();
+                let lost = if self.woken { SPIN + WAKING } else { SPIN };
+                match self.saved.checked_sub(lost.as_micros() as u32) {
+                    Some(rest) => self.saved = rest,
+                    None => self.give_up(),
                 }
                 return None;
             }
@@ -274,9 +295,16 @@ impl Pace {
         contended
     }
 
+    #[inline]
+    fn has_won(&mut self) {
+        self.saved = (self.saved + GAIN).min(SAVED);
+        self.won = self.won.saturating_add(1);
+    }
+
     /// From now on this thread sleeps.
     fn give_up(&mut self) {
         count(&self.waiting.counts.given_up);
+        self.needed = if self.won < PAID { (self.needed * 2).min(RELUCTANT) } else { CONVINCED };
         (self.hot, self.evidence) = (false, 0);
     }
 
@@ -325,8 +353,9 @@ impl Pace {
     /// While sleeping: would a spin have caught this request?
     fn judge(&mut self, soon: bool) {
         self.evidence = if soon { self.evidence + 1 } else { 0 };
-        if self.evidence >= CONVINCED {
-            (self.hot, self.evidence) = (true, 0);
+        if self.evidence >= self.needed {
+            // Enough to outlast one guest that wakes up slowly.
+            (self.hot, self.saved, self.won) = (true, (SPIN + WAKING).as_micros() as u32, 0);
             count(&self.waiting.counts.taken_up);
         }
     }
