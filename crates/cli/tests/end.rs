@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use common::{Running, text};
 
 /// A sandbox in which two programs run beside the first, which ends with its input.
-fn crowd() -> Running {
+fn crowd(options: &[&str]) -> Running {
     let script = "sleep 1000 & sleep 1000 & echo ready; read line; exit 7";
     let mut command = Command::new(env!("CARGO_BIN_EXE_coracle"));
-    command.args(["run", "--", "sh", "-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    command.arg("run").args(options).args(["--", "sh", "-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = Running(command.spawn().unwrap());
     let mut line = Vec::new();
     BufReader::new(child.0.stdout.as_mut().unwrap()).read_until(b'\n', &mut line).unwrap();
@@ -48,7 +48,7 @@ fn all_gone(workers: &[(u32, String)]) {
 
 #[test]
 fn nothing_outlives_the_first_program() {
-    let mut child = crowd();
+    let mut child = crowd(&[]);
     let workers = children(child.0.id());
     // The shell, two sleepers, the zygote.
     assert!(workers.len() >= 4, "{workers:?}");
@@ -59,10 +59,47 @@ fn nothing_outlives_the_first_program() {
 
 #[test]
 fn nothing_outlives_a_kernel_that_is_killed() {
-    let mut child = crowd();
+    let mut child = crowd(&[]);
     let workers = children(child.0.id());
     assert!(workers.len() >= 4, "{workers:?}");
     child.0.kill().unwrap();
     child.0.wait().unwrap();
     all_gone(&workers);
+}
+
+/// Where this host lets groups be made that limit memory, if it does; `doctor` has tried.
+fn groups() -> Option<String> {
+    let doctor = Command::new(env!("CARGO_BIN_EXE_coracle")).arg("doctor").output().unwrap();
+    let line = text(&doctor.stdout).lines().find(|line| line.contains("writable at"))?.to_owned();
+    line.split_once("writable at ").map(|(_, place)| place.trim().to_owned())
+}
+
+#[test]
+fn the_host_limits_memory_where_it_can() {
+    let Some(place) = groups() else { return println!("nothing to test: no memory group can be made here") };
+    let group = |pid| format!("{place}/coracle-{pid}");
+    let mut child = crowd(&["--memory", "64M"]);
+    let workers = children(child.0.id());
+    assert!(workers.len() >= 4, "{workers:?}");
+    let members = fs::read_to_string(format!("{}/cgroup.procs", group(child.0.id()))).unwrap();
+    for (pid, start) in &workers {
+        let inside = members.lines().any(|line| line == pid.to_string());
+        assert!(inside || started(*pid).as_ref() != Some(start), "{pid} is not in {members:?}");
+    }
+    assert!(!members.lines().any(|line| line == child.0.id().to_string()));
+    drop(child.0.stdin.take());
+    assert_eq!(child.0.wait().unwrap().code(), Some(7));
+    assert!(!fs::exists(group(child.0.id())).unwrap());
+
+    // What a killed one has left is removed by the next.
+    let mut child = crowd(&["--memory", "64M"]);
+    let workers = children(child.0.id());
+    child.0.kill().unwrap();
+    child.0.wait().unwrap();
+    all_gone(&workers);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_coracle"));
+    let greedy = command.args(["run", "--memory", "64M", "--json", "--", "tail", "/dev/zero"]).output().unwrap();
+    assert!(!fs::exists(group(child.0.id())).unwrap());
+    assert_eq!(greedy.status.code(), Some(137));
+    assert!(text(&greedy.stderr).contains("out_of_memory"), "{}", text(&greedy.stderr));
 }

@@ -16,6 +16,15 @@ mod sandbox;
 pub mod confinement {
     pub use coracle_backends::confine::Enforced;
     pub use coracle_backends::confine::probe::{Attempt, attempts, last_call};
+
+    /// Whether this host limits the memory of a sandbox: version and place of the control group, or why not.
+    pub fn memory_group() -> Result<(u8, std::path::PathBuf), String> {
+        let group = crate::sandbox::cgroup::Group::make(1 << 30)?;
+        let (version, parent) = group.parent();
+        let parent = parent.to_owned();
+        group.end();
+        Ok((version, parent))
+    }
 }
 #[doc(hidden)]
 pub use coracle_platform::{before_main, child, startup};

@@ -18,7 +18,7 @@ use crate::time::{Choice, Clocks, Kind, Offsets};
 pub const FIRST_PID: u32 = 2;
 
 /// What a sandbox grants and shows.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct WorldConfig {
     pub hostname: String,
     /// Host CPU numbers that guests may run on and see online; sorted, not empty.
@@ -29,6 +29,8 @@ pub struct WorldConfig {
     pub memory: u64,
     /// More resident memory than this, all guests together, ends one of them.
     pub memory_limit: Option<u64>,
+    /// How many guests the host has ended for want of memory, where it limits them, too.
+    pub host_oom_kills: Option<Arc<dyn Fn() -> u64 + Send + Sync>>,
     /// Most threads at a time; `clone` says `EAGAIN` beyond.
     pub pids_limit: Option<u32>,
     /// Times and memory of the whole run are asked for at its end.
@@ -56,6 +58,8 @@ pub struct Stats {
     pub peak_memory: AtomicU64,
     /// Processes ended for want of memory.
     pub oom_kills: AtomicU64,
+    /// Those of them that the host has ended.
+    pub host_oom_kills: AtomicU64,
 }
 
 /// How the run ended.
@@ -153,6 +157,7 @@ impl World {
                 cpu_nanos: AtomicU64::new(0),
                 peak_memory: AtomicU64::new(0),
                 oom_kills: AtomicU64::new(0),
+                host_oom_kills: AtomicU64::new(0),
             },
         })
     }

@@ -33,6 +33,8 @@ pub enum Right {
     WriteTree,
     /// Make sockets, remove them.
     Sockets,
+    /// Remove directories, which must be empty for that: control groups.
+    Groups,
 }
 
 impl Right {
@@ -47,6 +49,7 @@ impl Right {
                     | MakeFifo | MakeSym | Refer
             }),
             Right::Sockets => make_bitflags!(AccessFs::{MakeSock | RemoveFile}),
+            Right::Groups => AccessFs::RemoveDir.into(),
         }
     }
 }

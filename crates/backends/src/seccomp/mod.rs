@@ -39,6 +39,7 @@ use notify::Notifier;
 use reaper::Reaper;
 use texts::Texts;
 use thread::SeccompThread;
+pub use zygote::Born;
 use zygote::Start;
 
 /// What all workers of a sandbox share on the kernel's side.
@@ -79,15 +80,17 @@ impl SeccompPlatform {
     /// Begins to start the first worker, and returns at once. The kernel process must not be process 1 of a pid
     /// namespace.
     pub fn start() -> Result<SeccompPlatform, PlatformError> {
-        SeccompPlatform::start_and(Waiting::default(), || ())
+        SeccompPlatform::start_and(Waiting::default(), None, || ())
     }
 
-    /// As `start`, and has `meanwhile` done on another thread while the first worker makes itself ready.
+    /// As `start`, and has `meanwhile` done on another thread while the first worker makes itself ready; `born` before
+    /// that, with its pid.
     pub fn start_and(
         waiting: Waiting,
+        born: Option<Born>,
         meanwhile: impl FnOnce() + Send + 'static,
     ) -> Result<SeccompPlatform, PlatformError> {
-        Ok(SeccompPlatform { start: zygote::start(Arc::new(waiting), meanwhile)? })
+        Ok(SeccompPlatform { start: zygote::start(Arc::new(waiting), born, meanwhile)? })
     }
 }
 

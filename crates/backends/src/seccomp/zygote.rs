@@ -57,9 +57,13 @@ pub struct Started {
     zygote: Mutex<Zygote>,
 }
 
+/// What is done with the pid of the first worker before it runs on; all others descend from it.
+pub type Born = Box<dyn FnOnce(i32) + Send>;
+
 /// Begins. `meanwhile` is done while the first worker makes itself ready, on the thread that has executed it.
 pub fn start(
     waiting: Arc<Waiting>,
+    born: Option<Born>,
     meanwhile: impl FnOnce() + Send + 'static,
 ) -> Result<Arc<Start>, PlatformError> {
     require()?;
@@ -72,7 +76,7 @@ pub fn start(
     std::thread::Builder::new()
         .name("reaper".into())
         .stack_size(256 << 10)
-        .spawn(move || own.run(meanwhile))
+        .spawn(move || own.run(born, meanwhile))
         .map_err(host("cannot start a thread"))?;
     Ok(start)
 }
@@ -115,9 +119,9 @@ impl Start {
         self.arrived.notify_all();
     }
 
-    fn run(self: Arc<Start>, meanwhile: impl FnOnce()) {
+    fn run(self: Arc<Start>, born: Option<Born>, meanwhile: impl FnOnce()) {
         let reaper = Arc::<Reaper>::default();
-        if let Err(error) = self.launch(&reaper) {
+        if let Err(error) = self.launch(&reaper, born) {
             self.put(Err(error));
         }
         drop(self);
@@ -126,7 +130,7 @@ impl Start {
     }
 
     /// Executes the first worker and starts the thread that answers it.
-    fn launch(self: &Arc<Start>, reaper: &Arc<Reaper>) -> Result<(), PlatformError> {
+    fn launch(self: &Arc<Start>, reaper: &Arc<Reaper>, born: Option<Born>) -> Result<(), PlatformError> {
         let no_ports = |source| PlatformError::Host { what: "cannot make ports", source };
         let base = (LOWEST + random() % (HIGHEST - LOWEST)) * SHIM_ALIGN;
         let shared = Arc::new(Shared::new(reaper.clone(), self.waiting.clone(), base));
@@ -143,6 +147,10 @@ impl Start {
         let pid = execute(&program, &ports, &vvar).map_err(host("cannot start the first worker"))?;
         drop(program);
         startup::step("first worker executed");
+        // It cannot clone itself before somebody answers it.
+        if let Some(born) = born {
+            born(pid);
+        }
 
         let worker = Worker::new(pid, base, ports, 0, vvar.clone());
         reaper.adopt(&worker);

@@ -1,7 +1,6 @@
 //! What confines guests and lets the kernel reach them.
 
 use std::io;
-use std::path::{Path, PathBuf};
 
 use coracle_platform::probe;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
@@ -244,18 +243,14 @@ fn sysctls() -> Vec<Finding> {
 }
 
 fn cgroups() -> Vec<Finding> {
-    let own = read("/proc/self/cgroup");
-    vec![match memory_cgroup(&own) {
-        Some((version, dir)) => match try_subgroup(&dir, version) {
-            Ok(()) => Finding::new(
-                "cgroups",
-                Level::Ok,
-                format!("version {version}, writable at {}", dir.display()),
-                "not used yet: --memory works by sampling, and a guest may overshoot for some milliseconds",
-            ),
-            Err(err) => sampled(format!("version {version}, {}: {err}", dir.display())),
-        },
-        None => sampled("no memory controller mounted".to_owned()),
+    vec![match coracle::confinement::memory_group() {
+        Ok((version, dir)) => Finding::new(
+            "cgroups",
+            Level::Ok,
+            format!("version {version}, writable at {}", dir.display()),
+            "--memory is a limit of the host's for the workers of a sandbox, besides being sampled",
+        ),
+        Err(why) => sampled(why),
     }]
 }
 
@@ -268,33 +263,6 @@ fn sampled(found: String) -> Finding {
     )
 }
 
-/// Version and directory of the own group that counts memory, from `/proc/self/cgroup` (cgroups(7)).
-fn memory_cgroup(own: &str) -> Option<(u8, PathBuf)> {
-    let mut unified = None;
-    for line in own.lines() {
-        let mut fields = line.splitn(3, ':');
-        let (number, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
-        let under = |root: &str| PathBuf::from(format!("{root}{path}"));
-        if controllers.split(',').any(|controller| controller == "memory") {
-            return Some((1, under("/sys/fs/cgroup/memory")));
-        }
-        if number == "0" && Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
-            unified = Some((2, under("/sys/fs/cgroup")));
-        }
-    }
-    unified
-}
-
-/// Makes a group below, looks whether it limits memory, and removes it.
-fn try_subgroup(dir: &Path, version: u8) -> io::Result<()> {
-    let group = dir.join(format!("coracle-doctor-{}", std::process::id()));
-    std::fs::create_dir(&group)?;
-    let limit = if version == 1 { "memory.limit_in_bytes" } else { "memory.max" };
-    let limits = group.join(limit).exists();
-    std::fs::remove_dir(&group)?;
-    if limits { Ok(()) } else { Err(io::Error::other("the memory controller is not delegated")) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -304,12 +272,5 @@ mod tests {
         assert_eq!(version("6.18.44-fc-v445"), Some((6, 18)));
         assert_eq!(version("5.14"), Some((5, 14)));
         assert_eq!(version("six"), None);
-    }
-
-    #[test]
-    fn the_group_that_counts_memory() {
-        let hybrid = "5:memory:/a\n4:cpu,cpuacct:/b\n0::/c";
-        assert_eq!(memory_cgroup(hybrid), Some((1, PathBuf::from("/sys/fs/cgroup/memory/a"))));
-        assert_eq!(memory_cgroup(""), None);
     }
 }

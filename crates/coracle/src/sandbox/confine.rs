@@ -26,8 +26,8 @@ pub struct Listener {
 
 /// The walls that need a single thread. To be put up before the platform starts.
 ///
-/// `control` is where the sandbox will be reachable.
-pub fn enter(config: &Config, control: Option<&Path>) -> Result<(), Error> {
+/// `own` are places that the sandbox needs for itself.
+pub fn enter(config: &Config, own: Vec<(PathBuf, Right)>) -> Result<(), Error> {
     if let Confine::Off = config.confine {
         return Ok(());
     }
@@ -36,7 +36,7 @@ pub fn enter(config: &Config, control: Option<&Path>) -> Result<(), Error> {
         let made = std::fs::create_dir_all(save);
         made.map_err(|source| Error::Save { path: save.clone(), source })?;
     }
-    let enforced = confine::enter(&reach(config, control))?;
+    let enforced = confine::enter(&reach(config, own))?;
     match (enforced, config.confine) {
         (Enforced::All, _) => log::info!("the kernel process is confined by Landlock"),
         (Enforced::Part(version), Confine::Auto) => {
@@ -97,7 +97,7 @@ fn needs(config: &Config) -> Needs {
     }
 }
 
-fn reach(config: &Config, control: Option<&Path>) -> Reach {
+fn reach(config: &Config, own: Vec<(PathBuf, Right)>) -> Reach {
     let mut places = Vec::with_capacity(24);
     match &config.rootfs {
         Rootfs::Host => host_root(&mut places),
@@ -117,7 +117,7 @@ fn reach(config: &Config, control: Option<&Path>) -> Reach {
         places.push((bind.src, right));
     }
     places.extend(config.save.clone().map(|save| (save, Right::WriteTree)));
-    places.extend(control.map(|directory| (directory.to_owned(), Right::Sockets)));
+    places.extend(own);
     Reach { places, as_caller, needs: needs(config) }
 }
 

@@ -4,6 +4,7 @@
 //! terminal signals on, `live` answers those who ask from outside.
 
 mod archive;
+pub(crate) mod cgroup;
 mod confine;
 mod live;
 pub(crate) mod relay;
@@ -17,13 +18,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
-use coracle_backends::seccomp::SeccompPlatform;
+use coracle_backends::confine::Right;
+use coracle_backends::seccomp::{Born, SeccompPlatform};
 use coracle_kernel::abi::linux::{SIGKILL, SIGTERM};
 use coracle_kernel::task::{Cred, ExecError, Job, Spawn};
 use coracle_kernel::time::{Choice, Offsets};
 use coracle_kernel::world::{World, WorldConfig};
 use coracle_platform::waiting::Policy;
 use coracle_platform::{Platform, Waiting, child};
+
+use cgroup::Group;
 
 use crate::config::{ClockChoice, Config, PlatformChoice, WaitPolicy};
 use crate::control::{Handler, Place, Server};
@@ -59,18 +63,25 @@ pub fn run(
         log::warn!("coracle ps, kill and exec will not find this sandbox: {error}");
     };
     let place = Place::prepare().inspect_err(unreachable).ok();
-    confine::enter(config, place.as_ref().map(Place::directory))?;
+    let group = config.limits.memory.and_then(group).map(Arc::new);
+    let _ending = cgroup::Ending(group.clone());
+    let mut own = Vec::new();
+    own.extend(place.as_ref().map(|place| (place.directory().to_owned(), Right::Sockets)));
+    own.extend(group.as_ref().map(|group| (group.parent().1.to_owned(), Right::Groups)));
+    confine::enter(config, own)?;
     let (closing, close) = confine::close(config, listener);
     startup::step("kernel process confined to its files");
     // Not a call for later: the filter comes from another thread, at a moment that is not known here.
     let nice = rustix::process::getpriority_process(None).unwrap_or(0);
     let platform: Arc<dyn Platform> = match config.platform {
-        PlatformChoice::Auto | PlatformChoice::Seccomp => Arc::new(SeccompPlatform::start_and(waiting, close)?),
+        PlatformChoice::Auto | PlatformChoice::Seccomp => {
+            Arc::new(SeccompPlatform::start_and(waiting, group.clone().map(born), close)?)
+        }
     };
     startup::step("platform on its way");
     let mut view = view::build(config)?;
     startup::step("root of the view built");
-    let world = World::new(platform, world_config(config, cpus, nice, usage_wanted), view.vfs);
+    let world = World::new(platform, world_config(config, cpus, nice, usage_wanted, group.clone()), view.vfs);
     if matches!(config.net, crate::config::Net::Host) {
         world.ipc.use_host_network();
     }
@@ -149,6 +160,21 @@ pub fn run(
     // and the last workers, which die with the thread that has made them (PR_SET_PDEATHSIG).
     std::mem::forget((world, live));
     Ok(outcome(end, &ended, usage, start))
+}
+
+/// The group that holds the workers to their memory, where one can be had.
+fn group(limit: u64) -> Option<Group> {
+    let why = |why: &String| log::info!("--memory works by sampling, and can be overshot for a moment: {why}");
+    Group::make(limit).inspect_err(why).ok()
+}
+
+/// Puts the workers into it.
+fn born(group: Arc<Group>) -> Born {
+    Box::new(move |pid| {
+        if let Err(error) = group.take_in(pid) {
+            log::info!("--memory works by sampling, and can be overshot for a moment: {error}");
+        }
+    })
 }
 
 fn program_error(error: ExecError) -> Error {
@@ -244,7 +270,13 @@ fn caller() -> Cred {
     Cred::new(rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw(), groups)
 }
 
-fn world_config(config: &Config, cpus: Vec<usize>, nice: i32, usage_wanted: bool) -> WorldConfig {
+fn world_config(
+    config: &Config,
+    cpus: Vec<usize>,
+    nice: i32,
+    usage_wanted: bool,
+    group: Option<Arc<Group>>,
+) -> WorldConfig {
     WorldConfig {
         usage_wanted,
         hostname: config.hostname.clone(),
@@ -252,6 +284,7 @@ fn world_config(config: &Config, cpus: Vec<usize>, nice: i32, usage_wanted: bool
         nice,
         memory: granted_memory(config),
         memory_limit: config.limits.memory,
+        host_oom_kills: group.map(|group| Arc::new(move || group.killed()) as Arc<dyn Fn() -> u64 + Send + Sync>),
         pids_limit: config.limits.pids,
         clock: match config.clock {
             ClockChoice::Auto => Choice::Auto,

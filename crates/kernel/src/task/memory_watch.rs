@@ -1,5 +1,5 @@
-//! `--memory` without cgroups: what guests have resident is sampled; beyond the limit the largest one is ended,
-//! as Linux's OOM killer does.
+//! `--memory`: what guests have resident, and their files in memory, are sampled; beyond the limit the largest one is
+//! ended, as Linux's OOM killer does. Where the host limits the workers as well, that one may be faster.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -40,6 +40,19 @@ impl World {
         }
     }
 
+    /// `process` was killed, and not from here. If the host has ended somebody for want of memory whom nobody has been
+    /// blamed for yet, it was this one.
+    pub(super) fn blame_memory(&self, process: &Process) {
+        let Some(count) = &self.config.host_oom_kills else { return };
+        let all = count();
+        let next = |blamed: u64| (blamed < all).then_some(blamed.saturating_add(1));
+        let blamed = self.stats.host_oom_kills.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next).is_ok();
+        if blamed && !process.oom_killed.swap(true, Ordering::SeqCst) {
+            log::warn!("out of memory: the host has ended process {}", process.pid);
+            self.stats.oom_kills.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// Bytes that all guests together have resident, without pages of files.
     pub fn memory_used(&self) -> u64 {
         let mut seen = HashSet::new();
@@ -53,6 +66,7 @@ impl World {
         let mut seen = HashSet::new();
         let (mut anonymous, mut shared) = (0u64, 0u64);
         let mut largest: Option<(u64, Arc<Process>)> = None;
+        let mut dying = false;
         for process in self.processes() {
             let Some(mm) = process.mm() else { continue };
             if !seen.insert(Arc::as_ptr(&mm) as usize) {
@@ -60,6 +74,7 @@ impl World {
             }
             let used = mm.space.usage();
             let own = own_memory(&used);
+            dying |= process.oom_killed.load(Ordering::SeqCst);
             anonymous = anonymous.saturating_add(own.saturating_sub(used.resident_shared));
             shared = shared.saturating_add(used.resident_shared);
             let badness = i128::from(own)
@@ -72,6 +87,10 @@ impl World {
         // Files in memory count, but what is mapped of them is among the shared pages already.
         let total = anonymous.saturating_add(shared.max(self.vfs.budget.state().1));
         self.stats.peak_memory.fetch_max(total, Ordering::Relaxed);
+        if dying {
+            // What it holds is about to be free (`oom_evaluate_task()` in mm/oom_kill.c waits, too).
+            return SHORTEST;
+        }
         if total > limit
             && let Some((_, victim)) = largest
         {

@@ -289,6 +289,9 @@ fn died(task: &Arc<Task>, death: Death) {
             crate::abi::linux::SIGKILL as i32
         }
     };
+    if matches!(death, Death::Signal(_)) && signal == crate::abi::linux::SIGKILL as i32 {
+        task.world.blame_memory(&task.process);
+    }
     task.worker_gone();
     task.process.begin_exit(signal & 0x7f);
 }

@@ -26,6 +26,7 @@ pub(crate) const MEMORY: u64 = 0x10_0000;
 pub(crate) fn world() -> Arc<World> {
     let config = WorldConfig {
         usage_wanted: true,
+        host_oom_kills: None,
         hostname: String::from("test"),
         cpus: vec![0],
         nice: 0,
