@@ -40,7 +40,11 @@ impl Place {
         let dir = tempfile::tempdir_in("/tmp").unwrap();
         let open = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         open(dir.path(), 0o755);
-        fs::copy(env!("CARGO_BIN_EXE_coracle"), dir.path().join("coracle")).unwrap();
+        // By another process: a file that is open for writing in this one, or in a child that another test starts
+        // meanwhile, cannot be executed.
+        let copy = dir.path().join("coracle");
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_coracle")).arg(copy).status().unwrap();
+        assert!(copied.success());
         for user in ["Caller", "Nobody"] {
             let own = dir.path().join(user);
             fs::create_dir(&own).unwrap();
