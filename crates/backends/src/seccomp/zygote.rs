@@ -129,7 +129,7 @@ impl Start {
         reaper.serve();
     }
 
-    /// Executes the first worker and starts the thread that answers it.
+    /// Executes the first worker.
     fn launch(self: &Arc<Start>, reaper: &Arc<Reaper>, born: Option<Born>) -> Result<(), PlatformError> {
         let no_ports = |source| PlatformError::Host { what: "cannot make ports", source };
         let base = (LOWEST + random() % (HIGHEST - LOWEST)) * SHIM_ALIGN;
