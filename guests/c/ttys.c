@@ -67,3 +67,32 @@ CASE(min)
 	timed_read(2);
 	wait(NULL);
 }
+
+/* The older structure: the lower half of the flags, eight characters; the rest stays. */
+CASE(termio)
+{
+	struct { unsigned short iflag, oflag, cflag, lflag; unsigned char line, cc[8]; } old;
+	struct termios t;
+	unsigned char lock[36];
+
+	open_both(1, 0);
+	MUST(tcgetattr(slave, &t) == 0);
+	V(ioctl(slave, 0x5405 /* TCGETA */, &old));
+	IS(old.iflag == (t.c_iflag & 0xffff) && old.oflag == (t.c_oflag & 0xffff));
+	IS(old.cflag == (t.c_cflag & 0xffff) && old.lflag == (t.c_lflag & 0xffff));
+	IS(!memcmp(old.cc, t.c_cc, 8));
+	old.lflag |= ICANON | ECHO;
+	old.cc[VEOF] = 'q';
+	V(ioctl(slave, 0x5407 /* TCSETAW */, &old));
+	MUST(tcgetattr(slave, &t) == 0);
+	say("local %x, input %x, end of file %c, start %d", t.c_lflag, t.c_iflag, t.c_cc[VEOF], t.c_cc[VSTART]);
+	V(ioctl(master, 0x5408 /* TCSETAF */, &old));
+	V(ioctl(slave, 0x5406 /* TCSETA */, NULL));
+	V(ioctl(slave, 0x5405, (void *)8));
+	V(ioctl(slave, 0x5456 /* TIOCGLCKTRMIOS */, lock));
+	MUST(write(master, "abq", 3));
+	char b[10];
+	V(read(slave, b, 10));
+	/* On something else. */
+	V(ioctl(open("/dev/null", O_RDWR), 0x5405, &old));
+}

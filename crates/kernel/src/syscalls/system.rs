@@ -21,7 +21,7 @@ crate::calls! {
     166 umount2 privileged2, 2 Refused("EPERM");
     167 swapon privileged2, 2 Refused("EPERM");
     168 swapoff privileged1, 1 Refused("EPERM");
-    169 reboot privileged4, 4 Refused("EPERM");
+    169 reboot reboot, 4 Refused("EPERM");
     170 sethostname sethostname, 2 Full;
     171 setdomainname setdomainname, 2 Full;
     172 iopl privileged1, 1 Refused("EPERM");
@@ -67,6 +67,14 @@ fn privileged2(_cx: &mut Ctx<'_>, _: u64, _: u64) -> SysResult {
 
 fn privileged3(_cx: &mut Ctx<'_>, _: u64, _: u64, _: u64) -> SysResult {
     Err(Errno::EPERM)
+}
+
+/// Of those who may, Linux looks at the magic numbers next (`SYSCALL_DEFINE4(reboot)`); nobody here may.
+fn reboot(cx: &mut Ctx<'_>, magic1: u32, magic2: u32, _command: u32, _argument: u64) -> SysResult {
+    const MAGIC1: u32 = 0xfee1_dead;
+    const MAGIC2: [u32; 4] = [672_274_793, 85_072_278, 369_367_448, 537_993_216];
+    let right = magic1 == MAGIC1 && MAGIC2.contains(&magic2);
+    Err(if cx.task.cred().capable(Caps::SYS_BOOT) && !right { Errno::EINVAL } else { Errno::EPERM })
 }
 
 fn privileged4(_cx: &mut Ctx<'_>, _: u64, _: u64, _: u64, _: u64) -> SysResult {
@@ -291,9 +299,17 @@ fn kcmp(cx: &mut Ctx<'_>, pid1: i32, pid2: i32, kind: i32, index1: u64, index2: 
         1 => Ok(order(Arc::as_ptr(&one.mm()) as usize, Arc::as_ptr(&two.mm()) as usize)),
         2 => Ok(order(Arc::as_ptr(&one.files()) as usize, Arc::as_ptr(&two.files()) as usize)),
         3 => Ok(order(Arc::as_ptr(&one.fs()) as usize, Arc::as_ptr(&two.fs()) as usize)),
-        // Handlers and semaphore undo lists go with the process, I/O contexts with nothing.
-        4 | 6 => Ok(order(process(&one), process(&two))),
-        5 => Ok(order(Arc::as_ptr(&one) as usize, Arc::as_ptr(&two) as usize)),
+        // Handlers and semaphore undo lists go with the process; who has no such list has the same as others without.
+        4 => Ok(order(process(&one), process(&two))),
+        6 => {
+            let list = |task: &crate::task::Task| {
+                let has = cx.task.world.ipc.sysv.has_undo(&task.process);
+                if has { process(task) } else { 0 }
+            };
+            Ok(order(list(&one), list(&two)))
+        }
+        // No block device here: nobody has an I/O context.
+        5 => Ok(0),
         _ => Err(Errno::EINVAL),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::line::{TERMIOS, Termios};
+use super::line::{TERMIO, TERMIOS, Termios};
 use super::{Pty, hang_up};
 use crate::abi::ioctl::*;
 use crate::abi::linux::{O_ACCMODE, O_CLOEXEC, O_NONBLOCK};
@@ -99,6 +99,24 @@ fn either(pty: &Arc<Pty>, cx: &mut Ctx<'_>, command: u32, argument: u64) -> SysR
             drop(state);
             pty.queue.wake_all();
         }
+        TCGETA => {
+            let bytes = pty.state.lock().line.termios.to_termio();
+            cx.mem().write_bytes(argument, &bytes)?;
+        }
+        TCSETA | TCSETAW | TCSETAF => {
+            pty.check_foreground(&cx.task.clone(), Signal::SIGTTOU)?;
+            let bytes: [u8; TERMIO] = cx.mem().read(argument)?;
+            let mut state = pty.state.lock();
+            if command == TCSETAF {
+                state.line.flush(true, false);
+            }
+            let changed = state.line.termios.with_termio(&bytes);
+            state.line.set_termios(changed);
+            drop(state);
+            pty.queue.wake_all();
+        }
+        // Nothing is locked.
+        TIOCGLCKTRMIOS => cx.mem().write_bytes(argument, &[0; TERMIOS])?,
         TIOCGWINSZ => {
             let size = pty.state.lock().size;
             cx.mem().write(argument, &size)?;

@@ -8,6 +8,8 @@ use crate::signal::Signal;
 
 /// Size of `struct termios` as `TCGETS` copies it.
 pub const TERMIOS: usize = 36;
+/// Size of the older `struct termio`: the lower half of each word, eight characters.
+pub const TERMIO: usize = 18;
 /// Longest line (`N_TTY_BUF_SIZE`, less one).
 const MAX_LINE: usize = 4095;
 /// Output that waits for the master to read it, at most.
@@ -62,6 +64,31 @@ impl Termios {
         let chars = bytes.get(17..).and_then(|part| part.try_into().ok()).unwrap_or_default();
         let line = bytes.get(16).copied().unwrap_or_default();
         Termios { input: word(0), output: word(4), control: word(8), local: word(12), line, chars }
+    }
+
+    /// kernel_termios_to_user_termio() in include/asm-generic/termios-base.h.
+    pub fn to_termio(self) -> Vec<u8> {
+        let words = [self.input, self.output, self.control, self.local];
+        let mut bytes: Vec<u8> = words.iter().flat_map(|word| (*word as u16).to_ne_bytes()).collect();
+        bytes.push(self.line);
+        bytes.extend(self.chars.iter().take(8));
+        bytes.resize(TERMIO, 0);
+        bytes
+    }
+
+    /// user_termio_to_kernel_termios(): what `termio` does not name stays.
+    pub fn with_termio(mut self, bytes: &[u8; TERMIO]) -> Termios {
+        let words = [&mut self.input, &mut self.output, &mut self.control, &mut self.local];
+        for (word, half) in words.into_iter().zip(bytes.chunks_exact(2)) {
+            let half = half.try_into().map(u16::from_ne_bytes).unwrap_or_default();
+            *word = *word & 0xffff_0000 | u32::from(half);
+        }
+        let rest = bytes.get(8..).unwrap_or_default();
+        self.line = rest.first().copied().unwrap_or_default();
+        for (place, value) in self.chars.iter_mut().take(8).zip(rest.iter().skip(1)) {
+            *place = *value;
+        }
+        self
     }
 
     fn is(&self, byte: u8, which: u32) -> bool {

@@ -42,6 +42,11 @@ impl Sysv {
         }
     }
 
+    /// The process has a list of semaphore operations to undo (`sysvsem.undo_list`).
+    pub fn has_undo(&self, process: &Process) -> bool {
+        self.sem.list().iter().any(|(_, set)| set.has_undo(process.pid))
+    }
+
     /// Every identifier that is in use, as `ipcs` counts: segments, sets, queues.
     pub fn counts(&self) -> (usize, usize, usize) {
         (self.shm.list().len(), self.sem.list().len(), self.msg.list().len())

@@ -140,6 +140,11 @@ impl Set {
         *counter = if enters { counter.saturating_add(1) } else { counter.saturating_sub(1) };
     }
 
+    /// The process has operations here that its end will undo.
+    pub fn has_undo(&self, pid: u32) -> bool {
+        self.state.lock().undo.contains_key(&pid)
+    }
+
     /// Applies what a process that ends wanted undone; values stay within bounds (exit_sem()).
     pub fn undo(&self, pid: u32) {
         let mut state = self.state.lock();
