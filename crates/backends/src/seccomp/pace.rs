@@ -52,7 +52,7 @@ const HOT: Duration = Duration::from_micros(30);
 /// So many such requests in a row, and spinning is tried again; up to so many, where it had hardly begun to pay when
 /// it was given up: there may be no processor to spare.
 const CONVINCED: u32 = 8;
-const RELUCTANT: u32 = 1024;
+const RELUCTANT: u32 = 64;
 /// So many spins won are more than a beginning.
 const PAID: u32 = 64;
 
