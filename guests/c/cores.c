@@ -307,8 +307,13 @@ static void crash_among_threads(bool leader)
 		usleep(1000);
 	if (leader)
 		raise(SIGSEGV);
-	/* The one that spins dies of it. */
-	tgkill(getpid(), told->tids[4], SIGQUIT);
+	/* The one that spins dies of it, once this one pauses. */
+	pid_t own = getpid();
+	if (fork() == 0) {
+		until_asleep(own, own);
+		tgkill(own, told->tids[4], SIGQUIT);
+		_exit(0);
+	}
 	for (;;)
 		pause();
 }
