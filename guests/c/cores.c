@@ -91,8 +91,12 @@ static int read_core(const char *path)
 		return 0;
 	}
 	core.size = st.st_size;
-	core.bytes = mmap(NULL, core.size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+	core.bytes = mmap(NULL, core.size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd, 0);
 	close(fd);
+	if (core.bytes == MAP_FAILED) {
+		core.bytes = NULL;
+		return 0;
+	}
 	core.header = (void *)core.bytes;
 	if (memcmp(core.bytes, "\x7f" "ELF\2\1\1", 7) || core.header->e_type != ET_CORE || core.header->e_machine != EM_X86_64 ||
 		core.header->e_phoff != 64 || core.header->e_phentsize != sizeof(Elf64_Phdr))
@@ -623,18 +627,19 @@ CASE(filter)
 	set_filter("0x33\n");
 }
 
-/* So large, and nearly empty, that looking through it takes long: SIGKILL ends that, and is what it died of. */
+/* A mapping far beyond the end of its file: each page is tried, and there are so many that it takes long. SIGKILL ends
+   that, and is what the process died of. */
 CASE(killed)
 {
-	telling();
+	put_file("short", "one page");
 	pid_t pid = fork();
 	if (pid == 0) {
 		unlimited();
-		size_t size = 1ul << 44;
-		char *large = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+		int fd = open("short", O_RDWR);
+		char *large = mmap(NULL, 1ul << 42, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd, 0);
 		if (large == MAP_FAILED)
 			_exit(1);
-		large[0] = large[size - 4096] = 1;
+		large[0] = 1;
 		raise(SIGQUIT);
 		_exit(2);
 	}
@@ -647,5 +652,34 @@ CASE(killed)
 	int status;
 	waitpid(pid, &status, 0);
 	say_status("in the middle", status);
+	unlink("core");
+	unlink("short");
+}
+
+/* A large reservation with two pages in it: the rest is a hole, and is not even looked at page by page. */
+CASE(sparse)
+{
+	telling();
+	DIES("with a reservation", {
+		size_t size = 1ul << 33;
+		char *large = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+		struct rlimit some = { 16 << 20, 16 << 20 };
+		if (large == MAP_FAILED)
+			_exit(1);
+		setrlimit(RLIMIT_CORE, &some);
+		madvise(large, size, MADV_NOHUGEPAGE);
+		told->places[0] = large;
+		told->places[1] = large + (7ul << 30);
+		memset(told->places[0], 'a', 4096);
+		memset(told->places[1], 'b', 4096);
+		raise(SIGQUIT);
+	});
+	struct stat st;
+	IS(!lstat("core", &st) && st.st_blocks < 16 << 11);
+	IS(read_core("core") == 1);
+	char *first = dumped((uint64_t)told->places[0]), *last = dumped((uint64_t)told->places[1]);
+	IS(first && *first == 'a');
+	IS(last && *last == 'b');
+	IS(first && first[4096] == 0);
 	unlink("core");
 }

@@ -93,10 +93,9 @@ pub trait Space: Send + Sync {
         self.read(address, into)
     }
 
-    /// What is behind the pages from `start` on, without touching them: as many of `into` are filled in as the
-    /// answer counts, none if there is no such address space any more. `None`: the platform cannot tell.
-    fn pages(&self, _start: u64, _into: &mut [Backing]) -> Option<usize> {
-        None
+    /// The next pages from `start` on, and before `end`, that hold something, without touching any.
+    fn touched(&self, _start: u64, _end: u64) -> Touched {
+        Touched::Unknown
     }
 
     /// Where guest code may be mapped.
@@ -181,16 +180,17 @@ pub struct MapMemory {
     pub huge: bool,
 }
 
-/// What is behind a page.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Backing {
-    /// Nothing yet: it has not been touched.
-    #[default]
-    Nothing,
-    /// A page of a file, or of shared memory.
-    Shared,
-    /// A page of the mapping's own.
-    Own,
+/// Where memory was touched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Touched {
+    /// Here, start and end, and not before.
+    Run(u64, u64),
+    /// Not before this address; as far as was looked.
+    NotBefore(u64),
+    /// The address space is no more.
+    Gone,
+    /// The platform cannot tell.
+    Unknown,
 }
 
 /// Resources used by an address space.

@@ -87,7 +87,7 @@ pub struct Needs {
 pub const CHECKED: &[(&str, &str)] = &[
     (
         "ioctl",
-        "decide what the filter of workers asks; what a terminal answers; bytes waiting; one mapping of a worker",
+        "decide what the filter of workers asks; what a terminal answers; bytes waiting; one mapping of a worker; which of its pages hold something",
     ),
     ("fcntl", "flags and copies of descriptors, seals of files in memory; no owners, signals, leases or locks"),
     ("mmap", "no executable memory"),
@@ -204,7 +204,7 @@ fn ioctl(p: &mut Program) {
         SECCOMP_IOCTL_NOTIF_SET_FLAGS,
     ];
     let others = [libc::FIONREAD as u32, libc::FIONBIO as u32, libc::FIOCLEX as u32];
-    let others = [&others[..], &[crate::seccomp::PROCMAP_QUERY]].concat();
+    let others = [&others[..], &[crate::seccomp::PROCMAP_QUERY, crate::seccomp::PAGEMAP_SCAN]].concat();
     p.need_one_of(&[&notify[..], &TERMINAL, &others].concat());
     p.finish(ALLOW);
 }

@@ -5,7 +5,8 @@ use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
-use coracle_platform::{Backing, MapMemory, Mapping};
+use coracle_abi::PAGE_SIZE;
+use coracle_platform::{MapMemory, Mapping, Touched};
 
 /// `struct procmap_query` (include/uapi/linux/fs.h, Linux 6.11).
 #[repr(C)]
@@ -55,23 +56,76 @@ pub fn query(maps: &File, address: u64) -> Option<Option<Mapping>> {
     }))
 }
 
-/// What is behind the pages from `start` on, by a `/proc/PID/pagemap` (Documentation/admin-guide/mm/pagemap.rst).
-pub fn pages(pagemap: &File, start: u64, into: &mut [Backing]) -> Option<usize> {
-    const ENTRY: usize = 8;
-    const PRESENT: u64 = 1 << 63;
-    const SWAPPED: u64 = 1 << 62;
-    const OF_A_FILE: u64 = 1 << 61;
-    let mut bytes = vec![0; into.len() * ENTRY];
-    let count = pagemap.read_at(&mut bytes, start / coracle_abi::PAGE_SIZE * ENTRY as u64).ok()? / ENTRY;
-    for (page, entry) in into.iter_mut().zip(bytes.as_chunks::<ENTRY>().0.iter().take(count)) {
-        let entry = u64::from_ne_bytes(*entry);
-        *page = match (entry & (PRESENT | SWAPPED) != 0, entry & OF_A_FILE != 0) {
-            (false, _) => Backing::Nothing,
-            (true, true) => Backing::Shared,
-            (true, false) => Backing::Own,
-        };
+/// `struct page_region` and `struct pm_scan_arg` (include/uapi/linux/fs.h, Linux 6.7).
+#[repr(C)]
+#[derive(Default)]
+struct Region {
+    start: u64,
+    end: u64,
+    categories: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct Scan {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    regions: u64,
+    count: u64,
+    max_pages: u64,
+    inverted: u64,
+    all_of: u64,
+    any_of: u64,
+    returned: u64,
+}
+
+/// An `ioctl` of `/proc/PID/pagemap`.
+pub const PAGEMAP_SCAN: u32 = 0xc060_6610;
+
+/// Where memory was touched between these addresses, by a `/proc/PID/pagemap`.
+pub fn touched(pagemap: &File, start: u64, end: u64) -> Touched {
+    const PRESENT: u64 = 1 << 3;
+    const SWAPPED: u64 = 1 << 4;
+    let mut region = Region::default();
+    let mut scan = Scan {
+        size: size_of::<Scan>() as u64,
+        start,
+        end,
+        regions: &raw mut region as u64,
+        count: 1,
+        any_of: PRESENT | SWAPPED,
+        ..Scan::default()
+    };
+    // SAFETY: the host reads one structure, whose size it is told, and fills in at most one region.
+    match unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN.into(), &raw mut scan) } {
+        1 => Touched::Run(region.start.max(start), region.end.min(end)),
+        0 => Touched::NotBefore(scan.walk_end.clamp(start, end)),
+        _ if std::io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH) => Touched::Gone,
+        _ => touched_by_page(pagemap, start, end),
     }
-    Some(count)
+}
+
+/// Likewise for older hosts, a few thousand pages at a time (Documentation/admin-guide/mm/pagemap.rst).
+fn touched_by_page(pagemap: &File, start: u64, end: u64) -> Touched {
+    const ENTRY: usize = 8;
+    const PRESENT_OR_SWAPPED: u64 = 3 << 62;
+    let most = usize::try_from((end - start) / PAGE_SIZE).unwrap_or(usize::MAX).min(8192);
+    let mut bytes = vec![0; most * ENTRY];
+    let Ok(count) = pagemap.read_at(&mut bytes, start / PAGE_SIZE * ENTRY as u64) else {
+        return Touched::Unknown;
+    };
+    if count == 0 {
+        return Touched::Gone;
+    }
+    let known = bytes.get(..count).unwrap_or_default().as_chunks::<ENTRY>().0;
+    let holds = |entry: &[u8; ENTRY]| u64::from_ne_bytes(*entry) & PRESENT_OR_SWAPPED != 0;
+    let first = known.iter().position(holds).unwrap_or(known.len());
+    let run = known.iter().skip(first).take_while(|entry| holds(entry)).count();
+    let from = start + first as u64 * PAGE_SIZE;
+    if run == 0 { Touched::NotBefore(from) } else { Touched::Run(from, from + run as u64 * PAGE_SIZE) }
 }
 
 /// Copies from another process; returns the bytes copied before the first bad page.
@@ -109,4 +163,39 @@ fn copy(pid: i32, address: u64, len: usize, call: impl FnOnce(i32, *const libc::
     // A partial copy ends at a page border with what could be copied; the host may also stop short without
     // reason only between ranges, and there is one range.
     usize::try_from(call(pid, &raw const remote)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Both ways agree about this process: a page in the middle of a reservation.
+    #[test]
+    fn touched_memory_is_found() {
+        let pagemap = File::open("/proc/self/pagemap").unwrap();
+        let len = 64 << 20;
+        // SAFETY: fresh memory of our own, of which one byte is written.
+        let start = unsafe {
+            let at = libc::mmap(
+                std::ptr::null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            );
+            libc::madvise(at, len, libc::MADV_NOHUGEPAGE);
+            at.cast::<u8>().add(5 * 4096).write(1);
+            at as u64
+        };
+        let (end, page) = (start + len as u64, start + 5 * 4096);
+        for find in [touched, touched_by_page] {
+            assert_eq!(find(&pagemap, start, end), Touched::Run(page, page + 4096));
+            assert_eq!(find(&pagemap, start, page), Touched::NotBefore(page));
+            match find(&pagemap, page + 4096, end) {
+                Touched::NotBefore(until) => assert!(until > page + 4096 && until <= end),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
 }

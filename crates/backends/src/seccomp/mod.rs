@@ -34,7 +34,7 @@ use std::sync::{Arc, OnceLock};
 
 use coracle_platform::{Death, ForkError, Platform, PlatformError, Vessel, VvarMemory, Waiting};
 
-pub use memory::PROCMAP_QUERY;
+pub use memory::{PAGEMAP_SCAN, PROCMAP_QUERY};
 use notify::Notifier;
 use reaper::Reaper;
 use texts::Texts;

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use coracle_abi::port::{PORT_COUNT, SHIM_ALIGN, VDSO_SIZE, VVAR_BELOW, word};
-use coracle_platform::{Backing, Death, Layout, MapMemory, Mapping, Space, Special, Usage, Vdso};
+use coracle_platform::{Death, Layout, MapMemory, Mapping, Space, Special, Touched, Usage, Vdso};
 use parking_lot::Mutex;
 use rustix::fs::OFlags;
 
@@ -219,8 +219,11 @@ impl Space for Worker {
         self.reading().0.as_ref().and_then(|file| file.read_at(&mut into[..len], address).ok()).unwrap_or(0)
     }
 
-    fn pages(&self, start: u64, into: &mut [Backing]) -> Option<usize> {
-        memory::pages(self.reading().1.as_ref()?, start, into)
+    fn touched(&self, start: u64, end: u64) -> Touched {
+        match &self.reading().1 {
+            Some(pagemap) if start < end => memory::touched(pagemap, start, end),
+            _ => Touched::Unknown,
+        }
     }
 
     fn layout(&self) -> Layout {

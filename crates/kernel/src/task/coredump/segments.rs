@@ -2,7 +2,7 @@
 //! fs/coredump.c).
 
 use coracle_elf::corefile::CoreSegment;
-use coracle_platform::{Backing, Space};
+use coracle_platform::{Space, Touched};
 
 use super::write::{Stop, Writer};
 use crate::abi::PAGE_SIZE;
@@ -92,8 +92,6 @@ fn begins_as_elf(mm: &AddressSpace, start: u64) -> bool {
     mm.space.peek(start, &mut magic) == magic.len() && magic == *b"\x7fELF"
 }
 
-/// So many pages are looked at at a time.
-const BATCH: usize = 4096;
 /// So many bytes are read at a time.
 const CHUNK: usize = 256 << 10;
 const PAGE: usize = PAGE_SIZE as usize;
@@ -111,25 +109,22 @@ pub fn copy(writer: &mut Writer<'_>, space: &dyn Space, part: &Part) -> Result<(
 
 /// Looking first, for reading would fill untouched memory with pages.
 fn touched(writer: &mut Writer<'_>, space: &dyn Space, start: u64, size: u64) -> Result<(), Stop> {
-    let mut backing = vec![Backing::default(); BATCH.min((size / PAGE_SIZE) as usize)];
-    let mut done = 0;
-    while done < size {
+    let end = start.saturating_add(size);
+    let mut at = start;
+    while at < end {
         writer.check()?;
-        let want = backing.len().min(((size - done) / PAGE_SIZE) as usize);
-        let known = match space.pages(start + done, backing.get_mut(..want).unwrap_or_default()) {
-            None => return read(writer, space, start + done, size - done),
-            // The address space is no more.
-            Some(0) => return Err(Stop),
-            Some(known) => known,
-        };
-        let looked_at = backing.get(..known).unwrap_or_default();
-        for run in looked_at.chunk_by(|a, b| (*a == Backing::Nothing) == (*b == Backing::Nothing)) {
-            let len = run.len() as u64 * PAGE_SIZE;
-            match run.first() {
-                Some(Backing::Nothing) | None => writer.skip(len),
-                Some(_) => read(writer, space, start + done, len)?,
+        match space.touched(at, end) {
+            Touched::Run(from, to) if at <= from && from < to && to <= end => {
+                writer.skip(from - at);
+                read(writer, space, from, to - from)?;
+                at = to;
             }
-            done += len;
+            Touched::NotBefore(until) if at < until && until <= end => {
+                writer.skip(until - at);
+                at = until;
+            }
+            Touched::Gone => return Err(Stop),
+            _ => return read(writer, space, at, end - at),
         }
     }
     Ok(())
