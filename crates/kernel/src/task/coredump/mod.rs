@@ -15,8 +15,6 @@
 mod name;
 mod notes;
 mod segments;
-#[cfg(test)]
-mod tests;
 mod write;
 
 use std::sync::Arc;
