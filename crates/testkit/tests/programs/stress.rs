@@ -19,6 +19,17 @@ pub fn cases() -> Vec<Case> {
         ("sigvtalrm", 2, 20),
         ("itimer", 2, 100),
         ("rseq", 1, 1),
+        ("eventfd", 2, 1000),
+        ("fork", 2, 20),
+        ("futex", 2, 1000),
+        ("mincore", 1, 500),
+        ("mq", 2, 500),
+        ("pty", 1, 2),
+        ("sigfd", 2, 500),
+        ("sigsuspend", 2, 200),
+        ("sockpair", 2, 500),
+        ("timerfd", 1, 100),
+        ("vfork", 2, 20),
     ];
     let case = |&(name, workers, operations): &(&str, u32, u32)| {
         let script = format!(
