@@ -29,10 +29,11 @@ for sig in (signal.SIGTERM, signal.SIGSEGV, signal.SIGKILL, signal.SIGHUP):
         signal.signal(sig, signal.SIG_DFL) if sig != signal.SIGKILL else None
         os.kill(os.getpid(), sig); os._exit(1)
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+go, told = os.pipe()
 if (pid := os.fork()) == 0:
-    os.kill(os.getpid(), signal.SIGSTOP); os._exit(7)
+    os.kill(os.getpid(), signal.SIGSTOP); os.read(go, 1); os._exit(7)
 _, st = os.waitpid(pid, os.WUNTRACED); print(os.WIFSTOPPED(st), os.WSTOPSIG(st)); os.kill(pid, signal.SIGCONT)
-_, st = os.waitpid(pid, os.WCONTINUED); print(os.WIFCONTINUED(st) or os.WEXITSTATUS(st)); os.waitpid(pid, 0) if os.WIFCONTINUED(st) else None
+_, st = os.waitpid(pid, os.WCONTINUED); print(os.WIFCONTINUED(st)); os.write(told, b'x'); print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 try: os.kill(2 ** 22 + 5, 0)
 except OSError as e: print(errno.errorcode[e.errno])
 signal.raise_signal(signal.SIGTERM)
