@@ -4,6 +4,7 @@
  * build: dynamic static musl
  */
 #include "fixture.h"
+#include "draws.h"
 #include "vdso.h"
 #include <sys/random.h>
 
@@ -200,15 +201,6 @@ CASE(arguments)
 	say("~0 with flags: %zd", function(NULL, 0, 1, state, ~0ul));
 }
 
-static sigjmp_buf back;
-
-static void on_fault(int sig, siginfo_t *info, void *context)
-{
-	(void)context;
-	say("%s, code %d, address %lx", signame(sig), info->si_code, (long)info->si_addr);
-	siglongjmp(back, 1);
-}
-
 /* As a function it faults; what was being given out is not given again. */
 CASE(bad_pointers)
 {
@@ -239,38 +231,7 @@ CASE(bad_pointers)
 
 /* --- nobody gets what another got ----------------------------------------------------------------------- */
 
-struct draw { uint64_t a, b; };
-
 static struct draw *draws; /* shared by all */
-
-static int order(const void *x, const void *y)
-{
-	return memcmp(x, y, sizeof(struct draw));
-}
-
-static struct draw *room(size_t count)
-{
-	return mmap(NULL, count * sizeof(struct draw), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-}
-
-static void compare(struct draw *all, size_t count)
-{
-	size_t twice = 0, zero = 0;
-
-	qsort(all, count, sizeof *all, order);
-	for (size_t i = 0; i < count; i++) {
-		zero += all[i].a == 0 || all[i].b == 0;
-		twice += i > 0 && order(all + i - 1, all + i) == 0;
-	}
-	say("%zu draws, %zu twice, %zu with zeros", count, twice, zero);
-}
-
-/* CORACLE_TEST_LONG=N makes N times as many draws. */
-static size_t longer(void)
-{
-	const char *text = getenv("CORACLE_TEST_LONG");
-	return text && atol(text) > 0 ? (size_t)atol(text) : 1;
-}
 
 struct part { struct draw *to; size_t count; struct state *state; };
 

@@ -3,34 +3,16 @@
  * build: dynamic static musl
  */
 #include "fixture.h"
+#include "draws.h"
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 
 enum { THREADS = 8, PROCESSES = 4 };
 
-struct draw { unsigned long a, b; };
-
 static struct draw *draws; /* shared by all processes */
 static int source;
 static long each = 4000;
-
-/* CORACLE_TEST_LONG=N makes N times as many draws. */
-static long longer(void)
-{
-	const char *text = getenv("CORACLE_TEST_LONG");
-	return text && atol(text) > 0 ? atol(text) : 1;
-}
-
-static struct draw *room(size_t count)
-{
-	return mmap(NULL, count * sizeof *draws, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-}
-
-static int order(const void *x, const void *y)
-{
-	return memcmp(x, y, sizeof(struct draw));
-}
 
 static void draw(struct draw *to, int how)
 {
@@ -48,18 +30,6 @@ static void *thread(void *index)
 	for (long i = 0; i < each; i++)
 		draw(draws + (long)index * each + i, (int)i);
 	return NULL;
-}
-
-static void compare(size_t count)
-{
-	size_t twice = 0, zero = 0;
-
-	qsort(draws, count, sizeof *draws, order);
-	for (size_t i = 0; i < count; i++) {
-		zero += draws[i].a == 0 || draws[i].b == 0;
-		twice += i > 0 && order(draws + i - 1, draws + i) == 0;
-	}
-	say("%zu draws, %zu twice, %zu with zeros", count, twice, zero);
 }
 
 /* Threads and forked processes that share one open file, forked while what is kept ready is half used. */
@@ -87,7 +57,7 @@ CASE(unique)
 		wait(&status);
 		say_status("child", status);
 	}
-	compare(count);
+	compare(draws, count);
 }
 
 /* Forks in the middle: every child and every grandchild draws what its parent draws next, from the same thread. */
@@ -120,7 +90,7 @@ CASE(forks)
 		if (waitpid(child, &status, 0) != child || status)
 			say_status("child", status);
 	}
-	compare(count);
+	compare(draws, count);
 }
 
 /* Processes that share their memory, not their threads: each thread has bytes of its own. */
@@ -149,7 +119,7 @@ CASE(shared_memory)
 		draws_in_child(draws + done);
 		done += 300;
 	}
-	compare(done);
+	compare(draws, done);
 }
 
 /* --- the descriptor: what a read gives is what the descriptor is ----------------------------------------- */

@@ -107,15 +107,6 @@ CASE(others)
 	say("wrong CPUs: %d", wrong);
 }
 
-static sigjmp_buf back;
-
-static void on_fault(int sig, siginfo_t *info, void *context)
-{
-	(void)context;
-	say("%s, code %d, address %lx", signame(sig), info->si_code, (long)info->si_addr);
-	siglongjmp(back, 1);
-}
-
 /* A function faults where the system call has an error. */
 CASE(bad_pointers)
 {

@@ -4,6 +4,7 @@
 
 #include <elf.h>
 #include <link.h>
+#include <setjmp.h>
 #include <sys/auxv.h>
 
 struct vdso {
@@ -43,6 +44,16 @@ __attribute__((unused)) static void *vdso_function(const struct vdso *v, const c
 		if (!strcmp(v->strings + v->symbols[i].st_name, name))
 			return (void *)(v->base + v->symbols[i].st_value);
 	return NULL;
+}
+
+/* Functions of the vDSO fault where system calls have an error. */
+__attribute__((unused)) static sigjmp_buf back;
+
+__attribute__((unused)) static void on_fault(int sig, siginfo_t *info, void *context)
+{
+	(void)context;
+	say("%s, code %d, address %lx", signame(sig), info->si_code, (long)info->si_addr);
+	siglongjmp(back, 1);
 }
 
 #endif

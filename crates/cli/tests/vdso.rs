@@ -5,6 +5,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+mod common;
+use common::{compile, inside};
+
 const PROGRAM: &str = r#"
 #define _GNU_SOURCE
 #include <sched.h>
@@ -70,9 +73,7 @@ fn every_libc_reads_clocks_and_its_cpu_without_system_calls() {
             continue;
         }
         let program: PathBuf = dir.path().join(format!("clocks{index}"));
-        let built =
-            Command::new(compiler).args(flags).arg("-O1").arg("-o").arg(&program).arg(&source).status().unwrap();
-        assert!(built.success(), "{compiler} {flags:?}");
+        compile(compiler, &[&["-O1"], flags].concat(), &source, &program);
         let log = traced(dir.path(), &program);
         // strace sees system calls before any filter does, so none can hide.
         assert!(log.contains("SIGSYS"), "strace has seen no worker: {log}");
@@ -138,15 +139,9 @@ fn symbols_and_versions_are_those_of_the_hosts_vdso() {
     let dir = tempfile::tempdir_in("/tmp").unwrap();
     let (source, program) = (dir.path().join("dump.c"), dir.path().join("dump"));
     std::fs::write(&source, DUMP).unwrap();
-    assert!(Command::new("/usr/bin/gcc").arg("-o").arg(&program).arg(&source).status().unwrap().success());
+    compile("/usr/bin/gcc", &[], &source, &program);
     let host = Command::new(&program).output().unwrap();
-    let inside = Command::new(env!("CARGO_BIN_EXE_coracle"))
-        .args(["run", "--bind"])
-        .arg(format!("{0}:{0}:ro", dir.path().display()))
-        .arg("--")
-        .arg(&program)
-        .output()
-        .unwrap();
+    let inside = inside(dir.path(), &[], &program).output().unwrap();
     assert!(inside.status.success(), "{}", String::from_utf8_lossy(&inside.stderr));
     assert_ne!(host.stdout, inside.stdout, "the sandbox has an image of its own");
     let mut host = outline(dir.path(), "host", &host.stdout);
@@ -171,19 +166,9 @@ fn a_state_that_was_wiped_and_used_meanwhile_is_not_gone_on_with() {
     let dir = tempfile::tempdir_in("/tmp").unwrap();
     let program = dir.path().join("getrandom");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../../guests/c/getrandom.c");
-    let built = Command::new("/usr/bin/gcc")
-        .args(["-D_GNU_SOURCE", "-DONLY_INSIDE", "-O1", "-pthread", "-o"])
-        .args([&program, Path::new(source)])
-        .status()
-        .unwrap();
-    assert!(built.success());
-    let output = Command::new(env!("CARGO_BIN_EXE_coracle"))
-        .args(["run", "--timeout", "60", "--bind"])
-        .arg(format!("{0}:{0}:ro", dir.path().display()))
-        .arg("--")
-        .args([&program, Path::new("wiped_and_used")])
-        .output()
-        .unwrap();
+    compile("/usr/bin/gcc", &["-D_GNU_SOURCE", "-DONLY_INSIDE", "-O1", "-pthread"], Path::new(source), &program);
+    let mut command = inside(dir.path(), &["--timeout", "60"], &program);
+    let output = command.arg("wiped_and_used").output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert_eq!(said, "0 twice, 0 with zeros, not in use\n", "{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -14,12 +14,8 @@
 use core::arch::global_asm;
 
 use crate::port::{self, word};
+use crate::raw::greg;
 
-/// Offset of the general registers in a `ucontext` (arch/x86/include/uapi/asm/sigcontext.h).
-const GREGS: usize = 40;
-const fn greg(index: usize) -> usize {
-    GREGS + index * 8
-}
 /// Offset of the pointer to the extended state.
 const FPSTATE: usize = greg(23);
 /// Offset of the signal mask.

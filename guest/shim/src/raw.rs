@@ -42,6 +42,11 @@ pub mod reg {
     pub const EFLAGS: usize = 17;
 }
 
+/// Offset of a general register in a `ucontext` (arch/x86/include/uapi/asm/sigcontext.h).
+pub const fn greg(index: usize) -> usize {
+    40 + index * 8
+}
+
 /// A `ucontext` that the host has put on the signal stack.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
@@ -49,7 +54,7 @@ pub struct Frame(pub u64);
 
 impl Frame {
     fn slot(self, register: usize) -> *mut u64 {
-        (self.0 as usize + 40 + register * 8) as *mut u64
+        (self.0 as usize + greg(register)) as *mut u64
     }
 
     /// Where the extended state lies; 0 if there is none.

@@ -15,11 +15,7 @@
 use core::arch::global_asm;
 
 use crate::port::{self, word};
-
-/// Offset of a general register in a `ucontext`, as in `freeze.rs`.
-const fn greg(index: usize) -> usize {
-    40 + index * 8
-}
+use crate::raw::greg;
 
 global_asm!(
     r#"

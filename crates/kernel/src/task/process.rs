@@ -298,11 +298,21 @@ impl Process {
                 }
                 return;
             }
-            group.exit = Some(wait_status);
-            group.stop = None;
-            self.exiting.store(true, Ordering::SeqCst);
-            self.stopping.store(false, Ordering::SeqCst);
+            self.mark_exit(&mut group, wait_status);
         }
+        self.tell_exit(wait_status);
+    }
+
+    /// The end begins, with `group` locked; [`Process::tell_exit`] is to follow without.
+    pub(super) fn mark_exit(&self, group: &mut Group, wait_status: i32) {
+        group.exit = Some(wait_status);
+        group.stop = None;
+        self.exiting.store(true, Ordering::SeqCst);
+        self.stopping.store(false, Ordering::SeqCst);
+    }
+
+    /// Has every thread look at what has begun, and watches that they end.
+    pub(super) fn tell_exit(&self, wait_status: i32) {
         self.notify_all();
         self.stop_queue.wake_all();
         super::overdue::watch(self, wait_status);

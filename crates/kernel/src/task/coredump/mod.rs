@@ -105,14 +105,9 @@ impl Process {
             }
             // Whoever sees the exit finds the dump.
             *self.core.lock() = Some(dump.clone());
-            group.exit = Some(signal);
-            group.stop = None;
-            self.exiting.store(true, Ordering::SeqCst);
-            self.stopping.store(false, Ordering::SeqCst);
+            self.mark_exit(&mut group, signal);
         }
-        self.notify_all();
-        self.stop_queue.wake_all();
-        super::overdue::watch(self, signal);
+        self.tell_exit(signal);
         Some(dump)
     }
 
