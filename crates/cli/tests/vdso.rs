@@ -83,6 +83,55 @@ fn every_libc_reads_clocks_and_its_cpu_without_system_calls() {
     }
 }
 
+/// Asks each clock by turns through the vDSO and by system call, and counts answers that are out of order.
+const ORDER: &str = r#"
+#define _GNU_SOURCE
+#include <stdio.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+static long long of(struct timespec t) { return t.tv_sec * 1000000000LL + t.tv_nsec; }
+
+int main(void)
+{
+	static const clockid_t clocks[] = {CLOCK_REALTIME, CLOCK_MONOTONIC, CLOCK_BOOTTIME, CLOCK_TAI};
+	long wrong = 0;
+	for (int c = 0; c < 4; c++) {
+		struct timespec t = {0, 0};
+		long long last = 0;
+		for (int i = 0; i < 1500000; i++) {
+			if (i % 1000 ? clock_gettime(clocks[c], &t) : syscall(SYS_clock_gettime, clocks[c], &t))
+				wrong++;
+			// Steps of more than ten seconds are no steps of a clock that runs.
+			long long now = of(t);
+			wrong += now < last || (last && now - last > 10000000000LL);
+			wrong += t.tv_nsec < 0 || t.tv_nsec >= 1000000000;
+			last = now;
+		}
+	}
+	printf("%ld wrong\n", wrong);
+	return 0;
+}
+"#;
+
+#[test]
+fn every_source_of_time_agrees_with_the_system_call() {
+    if !Path::new("/usr/bin/gcc").exists() {
+        eprintln!("skipped: needs /usr/bin/gcc");
+        return;
+    }
+    let dir = tempfile::tempdir_in("/tmp").unwrap();
+    let (source, program) = (dir.path().join("order.c"), dir.path().join("order"));
+    std::fs::write(&source, ORDER).unwrap();
+    compile("/usr/bin/gcc", &["-O1"], &source, &program);
+    for clock in ["tsc", "pvclock", "pvclock-per-cpu", "pvclock-per-cpu-lsl"] {
+        let output = inside(dir.path(), &["--clock", clock], &program).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(said, "0 wrong\n", "--clock={clock}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
 /// Writes the image that the program was told of to its output.
 const DUMP: &str = r#"
 #include <link.h>
