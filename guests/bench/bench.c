@@ -105,6 +105,12 @@ static uint64_t op_getcpu_call(long n)
 	TIMED(n, sink = syscall(SYS_getcpu, &cpu, NULL, NULL));
 }
 
+static uint64_t op_clock_gettime_call(long n)
+{
+	struct timespec t;
+	TIMED(n, sink = syscall(SYS_clock_gettime, CLOCK_MONOTONIC, &t));
+}
+
 static inline uint64_t rdtsc(void)
 {
 	uint32_t low, high;
@@ -551,6 +557,7 @@ static const struct row rows[] = {
 	{"cpu_loop", NULL, op_cpu_loop, NULL},
 	{"function_call", NULL, op_function_call, NULL},
 	{"getcpu_call", NULL, op_getcpu_call, NULL},
+	{"clock_gettime_call", NULL, op_clock_gettime_call, NULL},
 	{"rdtsc", NULL, op_rdtsc, NULL},
 	{"rdtsc_ordered", NULL, op_rdtsc_ordered, NULL},
 	{"thousand_cycles", NULL, op_thousand_cycles, NULL},

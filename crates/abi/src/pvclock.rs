@@ -31,6 +31,20 @@ pub struct Slot<A> {
 
 const _: () = assert!(size_of::<Slot<core::sync::atomic::AtomicU64>>() == 64);
 
+/// Offsets in a slot, for code that cannot use the type.
+pub mod slot {
+    use core::mem::offset_of;
+    use core::sync::atomic::AtomicU64;
+
+    pub const TIMESTAMP: usize = 8;
+    pub const SYSTEM_TIME: usize = 16;
+    /// Multiplier, shift and flags in one word, from the lowest bit on.
+    pub const SCALE: usize = 24;
+    pub const LIMIT: usize = offset_of!(super::Slot<AtomicU64>, limit);
+    /// Of that word, `TSC_STABLE`.
+    pub const STABLE_BIT: u32 = 40 + super::TSC_STABLE.trailing_zeros();
+}
+
 /// What a slot says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Line {

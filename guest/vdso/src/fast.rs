@@ -6,10 +6,15 @@
 //! counter are joined by an addition after the anchor was taken from one of them; and nothing is in the chain of
 //! dependences that could be beside it. The sequence number is read before the data and again after it; a number that
 //! was odd cannot be equal to itself with the lowest bit cleared.
+//!
+//! Where the hypervisor's clock is chosen, MONOTONIC follows the slot of virtual CPU 0 just so ([`crate::pvclock`] says
+//! what a slot is, and [`crate::slow`] reads it in Rust for the other clocks). It is shut while the clocks come from the
+//! counter, and the other way round, so that only who fails at the one tries the other.
 
 use core::mem::offset_of;
 
-use crate::vvar::{Vvar, word};
+use crate::pvclock::slot;
+use crate::vvar::{VCPUS_OFFSET, Vvar, mode, word};
 
 /// Offset of a word of the clocks' cell.
 const fn at(index: usize) -> usize {
@@ -72,6 +77,58 @@ core::arch::global_asm!(
     "8:  or %r9, %rdx",
     "    jmp vdso_slow_gettime",
     ".endm",
+    // `clock_gettime` from slot 0, after a failed attempt of `follow`. A delta below the limit is less than a second (see
+    // `limit_for`), so that half a product is all of it. Seconds and nanoseconds of the slot's own time do not wait
+    // for the counter: RDX and RAX; its distance from there is R10.
+    ".macro hypervisors",
+    "    mov vvar_start+{slot}(%rip), %r8",
+    "    mov %r9, %r10",
+    "    sub vvar_start+{slot_tsc}(%rip), %r10",
+    "    add %rdx, %r10",
+    "    or %rdx, %r9",
+    "    cmpq ${pvclock}, vvar_start+{mode}(%rip)",
+    "    jne 9f",
+    "    cmp vvar_start+{slot_limit}(%rip), %r10",
+    "    jae 9f",
+    "    mov vvar_start+{slot_scale}(%rip), %r11",
+    "    bt ${stable_bit}, %r11",
+    "    jnc 9f",
+    // Divided by 1e9, by a product.
+    "    mov vvar_start+{slot_time}(%rip), %rax",
+    "    movabs $0x44b82fa09b5a53, %rdx",
+    "    shr $9, %rax",
+    "    mul %rdx",
+    "    mov vvar_start+{slot_time}(%rip), %rax",
+    "    shr $11, %rdx",
+    "    imul $1000000000, %rdx, %rcx",
+    "    sub %rcx, %rax",
+    "    mov %r11, %rcx",
+    "    mov %r11d, %r11d",
+    "    shr $32, %rcx",
+    "    test %cl, %cl",
+    "    jns 7f",
+    "    neg %cl",
+    "    shr %cl, %r10",
+    "5:  imul %r11, %r10",
+    "    shr $32, %r10",
+    "    add %r10, %rax",
+    "    cmp $1000000000, %rax",
+    "    jae 8f",
+    "6:  and $-2, %r8",
+    "    cmp vvar_start+{slot}(%rip), %r8",
+    "    jne 9f",
+    "    mov %rdx, (%rsi)",
+    "    mov %rax, 8(%rsi)",
+    "    xor %eax, %eax",
+    "    ret",
+    "7:  shl %cl, %r10",
+    "    jmp 5b",
+    "8:  sub $1000000000, %rax",
+    "    inc %rdx",
+    "    jmp 6b",
+    "9:  mov %r9, %rdx",
+    "    jmp vdso_slow_gettime",
+    ".endm",
     // The same for what somebody keeps going.
     ".macro coarse sec, nsec",
     "    mov vvar_start+{seq}(%rip), %r8",
@@ -94,7 +151,13 @@ core::arch::global_asm!(
     "entry __vdso_clock_gettime, clock_gettime",
     "    cmp $1, %edi",
     "    jne 2f",
-    "    gettime {mult}, {mono_sec}, {mono_sub}",
+    "    follow {mult}, {mono_sec}, {mono_sub}, 8f",
+    "    mov %rcx, (%rsi)",
+    "    mov %rax, 8(%rsi)",
+    "    xor %eax, %eax",
+    "    ret",
+    "    carry",
+    "8:  hypervisors",
     "    .p2align 4, 0xcc",
     "2:  test %edi, %edi",
     "    jne 2f",
@@ -152,6 +215,7 @@ core::arch::global_asm!(
     ".purgem follow",
     ".purgem carry",
     ".purgem gettime",
+    ".purgem hypervisors",
     ".purgem coarse",
     ".purgem entry",
     ".purgem leave",
@@ -169,6 +233,14 @@ core::arch::global_asm!(
     raw_mult = const at(word::RAW_MULT),
     raw_sec = const at(word::RAW_SEC),
     raw_sub = const at(word::RAW_SUB),
+    slot = const VCPUS_OFFSET,
+    slot_tsc = const VCPUS_OFFSET + slot::TIMESTAMP,
+    slot_time = const VCPUS_OFFSET + slot::SYSTEM_TIME,
+    slot_scale = const VCPUS_OFFSET + slot::SCALE,
+    slot_limit = const VCPUS_OFFSET + slot::LIMIT,
+    stable_bit = const slot::STABLE_BIT,
+    mode = const at(word::MODE),
+    pvclock = const mode::PVCLOCK,
     coarse_valid = const at(word::COARSE_VALID),
     coarse_mono_sec = const at(word::COARSE_MONO_SEC),
     coarse_mono_nsec = const at(word::COARSE_MONO_NSEC),

@@ -75,6 +75,7 @@ const ROWS: &[Row] = &[
     inside("lane3_cold", "null_port_cold", "auto", "the same after a rest of 2 ms"),
     inside("lane4", "null_trap", "auto", "the same from a site that cannot be rewritten"),
     native("native_syscall", "null_port", "getpriority()"),
+    native("native_clock_gettime", "clock_gettime_call", "clock_gettime(MONOTONIC) by system call"),
     native("ptrace", "ptrace", "getpriority() of a traced child, stopped before and after"),
     inside("clock_tsc", "clock_gettime", "tsc", "clock_gettime(MONOTONIC) from the counter alone"),
     inside("clock_pvclock_one_page", "clock_gettime", "pvclock", "… from virtual CPU 0's page"),
