@@ -2,10 +2,15 @@
  * becomes of it, it must be possible to end it, and the next round must find a kernel that works.
  *
  *   hostile SEED ROUNDS
+ *   hostile farewell
  */
+#define _GNU_SOURCE
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -111,10 +116,74 @@ static void round_of(uint64_t seed)
 	_exit(0);
 }
 
+/* A process that has begun to end by itself, alone, and cannot: another one that shares its memory writes over its
+ * port while the kernel still has orders for it, one for each robust futex. It must be possible to end it. */
+enum { FUTEXES = 2000 };
+
+static struct robust {
+	struct robust *next;
+	volatile uint32_t futex;
+} futexes[FUTEXES];
+static struct {
+	struct robust *first;
+	long offset;
+	struct robust *pending;
+} robust_list = { futexes, offsetof(struct robust, futex), NULL };
+static volatile uint64_t victims_port;
+static volatile int ready, scribbled;
+
+static int ends(void *unused)
+{
+	(void)unused;
+	for (int i = 0; i < FUTEXES; i++) {
+		futexes[i].next = i + 1 < FUTEXES ? &futexes[i + 1] : (struct robust *)&robust_list;
+		futexes[i].futex = (uint32_t)syscall(SYS_gettid);
+	}
+	victims_port = port();
+	syscall(SYS_set_robust_list, &robust_list, sizeof(robust_list));
+	syscall(SYS_exit_group, 0);
+	return 0;
+}
+
+/* The state word says "running" for ever. */
+static void *keep_quiet(void *unused)
+{
+	ready = 1;
+	while (!(futexes[0].futex & FUTEX_OWNER_DIED))
+		;
+	for (;;) {
+		*(volatile uint32_t *)victims_port = 0;
+		scribbled = 1;
+	}
+	return unused;
+}
+
+static int farewell(void)
+{
+	static char stack[65536] __attribute__((aligned(16)));
+	pthread_t thread;
+	int status;
+	pid_t child;
+
+	pthread_create(&thread, NULL, keep_quiet, NULL);
+	while (!ready)
+		usleep(1000);
+	child = clone(ends, stack + sizeof(stack), CLONE_VM | SIGCHLD, NULL);
+	while (!scribbled)
+		usleep(1000);
+	kill(child, SIGKILL);
+	if (child < 0 || waitpid(child, &status, 0) != child)
+		return 1;
+	puts("it has ended");
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	int rounds = argc > 2 ? atoi(argv[2]) : 0;
 
+	if (argc == 2)
+		return farewell();
 	for (int i = 0; i < rounds; i++) {
 		pid_t child = fork();
 

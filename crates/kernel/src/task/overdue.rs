@@ -10,12 +10,19 @@ use crate::time::{Alarm, Clock, Kind};
 /// Far longer than a thread takes to stop on a machine under load, in nanoseconds.
 const LIMIT: i64 = 3_000_000_000;
 
-/// The end of `process` has begun.
+/// The end of `process` has begun, or somebody wants it again.
 pub(super) fn watch(process: &Process, wait_status: i32) {
     let tasks = process.tasks();
-    // A thread that is alone and was not killed is the one that ends it.
-    let others = tasks.len() > 1 || wait_status == SIGKILL as i32;
+    // A thread that is alone and was not killed is the one that ends it; another process that shares its memory could
+    // keep it from that.
+    let others = tasks.len() > 1
+        || wait_status == SIGKILL as i32
+        || process.mm().is_some_and(|mm| !mm.has_one_user());
     let Some(task) = tasks.first().filter(|_| others) else { return };
+    let mut overdue = process.overdue.lock();
+    if overdue.is_some() {
+        return;
+    }
     let weak = Arc::downgrade(&task.process);
     let clock = Clock::World(process.world.clocks.clone(), Kind::Monotonic);
     let alarm = Alarm::new(&process.world, clock, move || {
@@ -24,7 +31,7 @@ pub(super) fn watch(process: &Process, wait_status: i32) {
         }
     });
     alarm.set(LIMIT, 0, false);
-    *process.overdue.lock() = Some(alarm);
+    *overdue = Some(alarm);
 }
 
 /// On the wheel's thread.

@@ -296,6 +296,8 @@ impl Process {
                 if let Some(writer) = writer {
                     writer.wake_all();
                 }
+                // It may have begun to end without being watched: a thread that was alone.
+                super::overdue::watch(self, wait_status);
                 return;
             }
             self.mark_exit(&mut group, wait_status);
