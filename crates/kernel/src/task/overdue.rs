@@ -13,11 +13,8 @@ const LIMIT: i64 = 3_000_000_000;
 /// The end of `process` has begun, or somebody wants it again.
 pub(super) fn watch(process: &Process, wait_status: i32) {
     let tasks = process.tasks();
-    // A thread that is alone and was not killed is the one that ends it; another process that shares its memory could
-    // keep it from that.
-    let others = tasks.len() > 1
-        || wait_status == SIGKILL as i32
-        || process.mm().is_some_and(|mm| !mm.has_one_user());
+    // A thread that is alone and was not killed is the one that ends it.
+    let others = tasks.len() > 1 || wait_status == SIGKILL as i32;
     let Some(task) = tasks.first().filter(|_| others) else { return };
     let mut overdue = process.overdue.lock();
     if overdue.is_some() {
