@@ -202,6 +202,47 @@ CASE(fifo)
 	V(unlink("f"));
 }
 
+/* What a full socket, a closed one or a bad address does not take stays in the pipe, in order. */
+CASE(splice_short)
+{
+	static char got[sizeof(big)];
+	int s[2];
+	size_t sent = 0, arrived = 0;
+	bool waited = false;
+
+	V(pipe2(p, O_NONBLOCK));
+	V(socketpair(AF_UNIX, SOCK_STREAM, 0, s));
+	V(fcntl(s[0], F_SETFL, O_NONBLOCK));
+	V(fcntl(s[1], F_SETFL, O_NONBLOCK));
+	for (size_t i = 0; i < sizeof(big); i++)
+		big[i] = (char)(i * 7 + (i >> 11));
+	while (arrived < sizeof(big)) {
+		ssize_t n = write(p[1], big + sent, sizeof(big) - sent);
+		if (n > 0)
+			sent += (size_t)n;
+		n = splice(p[0], NULL, s[0], NULL, 65536, SPLICE_F_NONBLOCK);
+		if (n < 0 && errno == EAGAIN)
+			waited = true;
+		else if (n < 0)
+			break;
+		else if (sent < sizeof(big))
+			continue;
+		n = read(s[1], got + arrived, sizeof(got) - arrived);
+		if (n <= 0)
+			break;
+		arrived += (size_t)n;
+	}
+	say("all arrived %d, in order %d, was full %d", arrived == sizeof(big), memcmp(big, got, sizeof(big)) == 0, waited);
+
+	signal(SIGPIPE, SIG_IGN);
+	close(s[1]);
+	V(write(p[1], "stays", 5));
+	V(splice(p[0], NULL, s[0], NULL, 5, 0));
+	V(vmsplice(p[0], &(struct iovec){ (void *)8, 5 }, 1, 0));
+	V(read(p[0], got, 10));
+	say("%.5s", got);
+}
+
 CASE(splice)
 {
 	int q[2], f = open("file", O_CREAT | O_RDWR, 0644);

@@ -204,7 +204,7 @@ fn splice(cx: &mut Ctx<'_>, input: Fd, in_at: Addr, out: Fd, out_at: Addr, len: 
             let done = until(cx, [&from, &to], nonblocking, |cx| source.transfer(&cx.task, sink, len, true))?;
             Ok(done as u64)
         }
-        (Some(_), None) => {
+        (Some(source), None) => {
             if to.flags() & O_APPEND != 0 {
                 return Err(Errno::EINVAL);
             }
@@ -213,8 +213,7 @@ fn splice(cx: &mut Ctx<'_>, input: Fd, in_at: Addr, out: Fd, out_at: Addr, len: 
                 return Err(Errno::EINVAL);
             }
             let bytes = take(cx, &from, None, len.min(STEP), nonblocking || from.nonblocking())?;
-            // What left the pipe must arrive: wait as long as it takes.
-            let done = write_bytes(cx, &to, to_at, &bytes)?;
+            let done = deliver(source, &bytes, |bytes| write_bytes(cx, &to, to_at, bytes))?;
             to_at = to_at.map(|offset| offset + done as u64);
             store_offset(cx, out_at, to_at)?;
             Ok(done as u64)
@@ -255,6 +254,16 @@ fn take(
     })
 }
 
+/// Gives bytes that were taken out of a pipe to `put`. The pipe keeps what is not accepted, for a full socket or an
+/// error costs no bytes: buffers are released as far as they were sent (splice_to_socket(), __splice_from_pipe()
+/// in fs/splice.c).
+fn deliver(pipe: &PipeEnd, bytes: &[u8], put: impl FnOnce(&[u8]) -> Result<usize>) -> Result<usize> {
+    let result = put(bytes);
+    let done = result.as_ref().map_or(0, |done| *done);
+    pipe.put_back(bytes.get(done..).unwrap_or_default());
+    result
+}
+
 fn tee(cx: &mut Ctx<'_>, input: Fd, out: Fd, len: u64, flags: u32) -> SysResult {
     if flags & !SPLICE_KNOWN != 0 {
         return Err(Errno::EINVAL);
@@ -288,7 +297,7 @@ fn vmsplice(cx: &mut Ctx<'_>, fd: Fd, iov: Addr, count: u64, flags: u32) -> SysR
         let bytes = take(cx, &file, None, usize::try_from(total).unwrap_or(MAX_RW).min(STEP), nonblocking)?;
         let mut mem = cx.mem();
         let mut sink = mem.sink(ranges);
-        return crate::mem::Sink::put(&mut sink, &bytes).map(|count| count as u64);
+        return deliver(end, &bytes, |bytes| crate::mem::Sink::put(&mut sink, bytes)).map(|count| count as u64);
     }
     let mut bytes = vec![0; ranges.iter().map(|range| range.len as usize).sum::<usize>().min(STEP)];
     let got = cx.mem().source(ranges).take(&mut bytes)?;

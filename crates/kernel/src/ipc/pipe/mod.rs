@@ -219,6 +219,14 @@ impl PipeEnd {
         self.pipe.readable.wake_all();
     }
 
+    /// Puts back what `splice` or `vmsplice` took out and could not deliver.
+    pub fn put_back(&self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.pipe.state.lock().ring.put_back(bytes);
+            self.pipe.readable.wake_all();
+        }
+    }
+
     /// `splice` (`consume`) or `tee` of up to `len` bytes from this pipe into `to`. Zero at the end of the
     /// file; `EAGAIN` if there is nothing to move or no room.
     pub fn transfer(&self, task: &Arc<Task>, to: &PipeEnd, len: usize, consume: bool) -> Result<usize> {

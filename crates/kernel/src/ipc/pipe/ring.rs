@@ -200,6 +200,13 @@ impl Ring {
         }
     }
 
+    /// Puts bytes that were taken out back before all others, past the capacity if need be.
+    pub fn put_back(&mut self, bytes: &[u8]) {
+        let before = self.buffers.len();
+        self.append(bytes);
+        self.buffers.rotate_right(self.buffers.len().saturating_sub(before));
+    }
+
     fn push(&mut self, bytes: &[u8], packet: bool) {
         let mut page = self.spare.pop().unwrap_or_else(|| Box::new([0; PAGE]));
         let len = bytes.len().min(PAGE);
