@@ -19,6 +19,8 @@ pub(super) struct Item {
     file: Weak<OpenFile>,
     /// On the ready list, or taken from it and about to be put back.
     queued: AtomicBool,
+    /// As `State::gone`, for those who hold the ready list.
+    gone: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -41,6 +43,7 @@ impl Item {
             fd,
             file: Arc::downgrade(file),
             queued: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
             state: Mutex::new(State {
                 event: normal(event),
                 entries: Vec::new(),
@@ -99,9 +102,18 @@ impl Item {
     pub(super) fn end(&self, inner: &Inner) -> Option<u64> {
         let mut state = self.state.lock();
         state.gone = true;
+        self.gone.store(true, Ordering::SeqCst);
         state.entries.clear();
         inner.unwatch(&mut state.host);
         state.ticket.take()
+    }
+
+    pub(super) fn is_queued(&self) -> bool {
+        self.queued.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::SeqCst)
     }
 
     /// Marks it as queued; `false` if it was.

@@ -15,6 +15,7 @@ mod tests;
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
 use std::mem;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -57,6 +58,8 @@ pub struct Epoll {
     me: Weak<Epoll>,
     items: Mutex<HashMap<(i32, u64), Arc<Item>>>,
     ready: Mutex<VecDeque<Arc<Item>>>,
+    /// Removed items that may still be on the ready list.
+    stale: AtomicUsize,
     queue: WaitQueue,
     inner: Inner,
     /// Epolls that watch this one.
@@ -80,6 +83,7 @@ impl Epoll {
             me: me.clone(),
             items: Mutex::default(),
             ready: Mutex::default(),
+            stale: AtomicUsize::new(0),
             queue: WaitQueue::new(),
             inner: Inner::default(),
             parents: Mutex::default(),
@@ -155,7 +159,20 @@ impl Epoll {
         if let (Some(ticket), Some(file)) = (item.end(&self.inner), file) {
             file.cancel_at_drop(ticket);
         }
-        self.ready.lock().retain(|queued| !Arc::ptr_eq(queued, item));
+        if item.is_queued() {
+            self.sweep();
+        }
+    }
+
+    /// A queued item was removed. It says nothing any more, so it can wait on the ready list until it is one of many:
+    /// going through the list for each makes removing n ready items cost n squared.
+    fn sweep(&self) {
+        let stale = self.stale.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut ready = self.ready.lock();
+        if stale > ready.len() / 2 {
+            ready.retain(|item| !item.is_gone());
+            self.stale.store(0, Ordering::Relaxed);
+        }
     }
 
     fn disown(&self, parent: &Weak<Epoll>) {

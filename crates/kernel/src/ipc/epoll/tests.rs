@@ -96,6 +96,28 @@ fn the_end_of_a_file_is_the_end_of_its_items() {
 }
 
 #[test]
+fn removed_ready_items_say_nothing_and_are_swept() {
+    let bench = bench();
+    bench.counter.signal(1);
+    let event = |fd: i32| Event { events: IN, data: fd as u64 };
+    for fd in 0..1000 {
+        bench.epoll.add(&bench.nesting, fd, &bench.file, event(fd)).unwrap();
+    }
+    for fd in 0..999 {
+        bench.epoll.delete(fd, &bench.file).unwrap();
+        let (list, items) = (bench.epoll.ready.lock().len(), bench.epoll.items.lock().len());
+        assert!(list <= 2 * items + 1, "{list} queued of {items}");
+    }
+    // One that comes and goes leaves no trail.
+    for _ in 0..1000 {
+        bench.epoll.add(&bench.nesting, 0, &bench.file, event(0)).unwrap();
+        bench.epoll.delete(0, &bench.file).unwrap();
+        assert!(bench.epoll.ready.lock().len() <= 3);
+    }
+    assert_eq!(bench.epoll.collect(8), [event(999)]);
+}
+
+#[test]
 fn nested_epolls_are_ready_when_an_item_is() {
     let bench = bench();
     bench.add(IN);
