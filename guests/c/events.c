@@ -358,6 +358,31 @@ CASE(seeks_nowhere)
 	}
 }
 
+/* Items that are removed, or whose file is closed, while they wait to be reported are not reported. */
+CASE(epoll_ready_removed)
+{
+	int ep = epoll_create1(0), f[64];
+
+	for (int i = 0; i < 64; i++) {
+		struct epoll_event e = { EPOLLIN, { .u64 = i } };
+		f[i] = MUST(eventfd(1, 0));
+		MUST(epoll_ctl(ep, EPOLL_CTL_ADD, f[i], &e));
+	}
+	for (int i = 0; i < 62; i++)
+		MUST(i % 2 ? close(f[i]) : epoll_ctl(ep, EPOLL_CTL_DEL, f[i], NULL));
+	events(ep, 0);
+	/* Added again, it is a new item, reported once. */
+	for (int i = 0; i < 9; i++) {
+		struct epoll_event e = { EPOLLIN, { .u64 = 0x100 + i } };
+		MUST(epoll_ctl(ep, EPOLL_CTL_DEL, f[63], NULL));
+		MUST(epoll_ctl(ep, EPOLL_CTL_ADD, f[63], &e));
+	}
+	events(ep, 0);
+	close(f[62]);
+	close(f[63]);
+	events(ep, 0);
+}
+
 CASE(inotify_fdinfo)
 {
 	int i = inotify_init1(0), a = inotify_add_watch(i, ".", IN_CREATE | IN_DELETE), b = inotify_add_watch(i, "/", IN_OPEN);
