@@ -228,3 +228,18 @@ CASE(v6)
 	V(bind(u, (struct sockaddr *)&(struct sockaddr_in6){ .sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT }, sizeof(a)));
 	V(setsockopt(u, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof(off)));
 }
+
+/* sshd turns down a peer whose options are not empty. */
+CASE(ip_options)
+{
+	char b[40];
+	socklen_t len = sizeof(b);
+	int s = socket(AF_INET, SOCK_STREAM, 0);
+
+	V(getsockopt(s, IPPROTO_IP, IP_OPTIONS, b, &len));
+	say("%u bytes", len);
+	V(setsockopt(s, IPPROTO_IP, IP_OPTIONS, NULL, 0));
+	len = sizeof(b);
+	V(getsockopt(s, IPPROTO_IP, IP_OPTIONS, b, &len));
+	say("%u bytes", len);
+}

@@ -358,3 +358,25 @@ CASE(proc)
 	}
 	say("maps: stack %d heap %d vdso %d code %d", stack, heap, vdso, exe);
 }
+
+/* Sharing extents: the checks in Linux's order. Whether a file system can is its own matter, so no case reaches that. */
+CASE(clone_range)
+{
+	struct { int64_t source; uint64_t from, len, to; } range = { 999, 0, 0, 0 };
+	int f = open("clone", O_RDWR | O_CREAT, 0600), r = open("clone", O_RDONLY), a = open("clone", O_WRONLY | O_APPEND);
+	int d = open(".", O_RDONLY), m = syscall(SYS_memfd_create, "m", 0), p[2];
+
+	pipe(p);
+	V(ioctl(f, 0x40049409, 999));
+	V(ioctl(f, 0x40049409, m));
+	V(ioctl(f, 0x40049409, p[0]));
+	V(ioctl(f, 0x40049409, d));
+	V(ioctl(d, 0x40049409, f));
+	V(ioctl(r, 0x40049409, f));
+	V(ioctl(a, 0x40049409, f));
+	V(ioctl(f, 0x40049409, a));
+	V(ioctl(f, 0x4020940d, &range));
+	V(ioctl(f, 0x4020940d, (void *)8));
+	/* No memory file system shares extents. */
+	V(ioctl(m, 0x40049409, m));
+}

@@ -10,6 +10,7 @@ use crate::{Errno, Result};
 pub const IPPROTO_IP: u32 = 0;
 pub const IPPROTO_IPV6: u32 = 41;
 const IP_TTL: u32 = 2;
+const IP_OPTIONS: u32 = 4;
 const IP_MULTICAST_TTL: u32 = 33;
 const IP_MULTICAST_LOOP: u32 = 34;
 pub const IPV6_V6ONLY: u32 = 26;
@@ -39,6 +40,8 @@ impl Settings {
                 return Ok(info);
             }
             _ if name > HIGHEST => return Err(Errno::ENOPROTOOPT),
+            // No bytes unless some were set (do_ip_getsockopt(), net/ipv4/ip_sockglue.c).
+            (IPPROTO_IP, IP_OPTIONS) if !self.0.lock().contains_key(&(level, name)) => return Ok(Vec::new()),
             _ => self.value(level, name),
         };
         Ok(value.to_ne_bytes().to_vec())
@@ -61,6 +64,10 @@ impl Settings {
     pub fn set(&self, level: u32, name: u32, value: &[u8]) -> Result<()> {
         if name > HIGHEST {
             return Err(Errno::ENOPROTOOPT);
+        }
+        if (level, name, value.len()) == (IPPROTO_IP, IP_OPTIONS, 0) {
+            self.0.lock().remove(&(level, name));
+            return Ok(());
         }
         let number = match value.len() {
             0 => return Err(Errno::EINVAL),
