@@ -243,3 +243,16 @@ CASE(ip_options)
 	V(getsockopt(s, IPPROTO_IP, IP_OPTIONS, b, &len));
 	say("%u bytes", len);
 }
+
+CASE(v6_defaults)
+{
+	int s = socket(AF_INET6, SOCK_DGRAM, 0);
+
+	for (int *name = (int[]){ IPV6_UNICAST_HOPS, IPV6_MULTICAST_HOPS, IPV6_MULTICAST_LOOP, 0 }; *name; name++) {
+		int value = 99;
+		socklen_t len = sizeof(value);
+		int result = getsockopt(s, IPPROTO_IPV6, *name, &value, &len);
+
+		say("%d: %s, %d", *name, result ? err(errno) : "0", value);
+	}
+}

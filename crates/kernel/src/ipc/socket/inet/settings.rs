@@ -14,6 +14,9 @@ const IP_OPTIONS: u32 = 4;
 const IP_MULTICAST_TTL: u32 = 33;
 const IP_MULTICAST_LOOP: u32 = 34;
 pub const IPV6_V6ONLY: u32 = 26;
+const IPV6_UNICAST_HOPS: u32 = 16;
+const IPV6_MULTICAST_HOPS: u32 = 18;
+const IPV6_MULTICAST_LOOP: u32 = 19;
 const TCP_MAXSEG: u32 = 2;
 const TCP_KEEPIDLE: u32 = 4;
 const TCP_KEEPINTVL: u32 = 5;
@@ -53,6 +56,8 @@ impl Settings {
         set.unwrap_or(match (level, name) {
             (IPPROTO_IP, IP_TTL) => 64,
             (IPPROTO_IP, IP_MULTICAST_TTL | IP_MULTICAST_LOOP) => 1,
+            (IPPROTO_IPV6, IPV6_UNICAST_HOPS) => 64,
+            (IPPROTO_IPV6, IPV6_MULTICAST_HOPS | IPV6_MULTICAST_LOOP) => 1,
             (super::IPPROTO_TCP, TCP_MAXSEG) => 65483,
             (super::IPPROTO_TCP, TCP_KEEPIDLE) => 7200,
             (super::IPPROTO_TCP, TCP_KEEPINTVL) => 75,
