@@ -1,11 +1,13 @@
 /* poll, select, epoll, eventfd, timerfd, signalfd. */
 #include "fixture.h"
+#include <netinet/in.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
 #include <sys/select.h>
 #include <sys/signalfd.h>
 #include <sys/timerfd.h>
+#include <sys/un.h>
 
 static int p[2];
 
@@ -381,6 +383,50 @@ CASE(epoll_ready_removed)
 	close(f[62]);
 	close(f[63]);
 	events(ep, 0);
+}
+
+/* A listener, and one that connects to it and is accepted; all are closed again if `keep` is not there. */
+static void connection(int domain, int *keep)
+{
+	struct sockaddr_in in = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct sockaddr_un un = { .sun_family = AF_UNIX };
+	struct sockaddr *address = domain == AF_INET ? (struct sockaddr *)&in : (struct sockaddr *)&un;
+	socklen_t len = domain == AF_INET ? sizeof(in) : sizeof(un);
+	int listener = MUST(socket(domain, SOCK_STREAM, 0)), s = MUST(socket(domain, SOCK_STREAM, 0)), t;
+
+	/* Unix sockets choose a name themselves. */
+	MUST(bind(listener, address, domain == AF_INET ? len : sizeof(sa_family_t)));
+	MUST(listen(listener, 1));
+	MUST(getsockname(listener, address, &len));
+	MUST(connect(s, address, len));
+	t = MUST(accept(listener, NULL, NULL));
+	close(listener);
+	if (keep) {
+		keep[0] = s;
+		keep[1] = t;
+		return;
+	}
+	close(s);
+	close(t);
+}
+
+/* What happens to others' connections is no event of one's own. */
+CASE(epoll_edges_of_others)
+{
+	int ep = epoll_create1(0), s[2], domains[] = { AF_UNIX, AF_INET };
+
+	for (int i = 0; i < 2; i++) {
+		struct epoll_event e = { EPOLLIN | EPOLLOUT | EPOLLET, { .u64 = i } };
+		connection(domains[i], s);
+		MUST(epoll_ctl(ep, EPOLL_CTL_ADD, s[0], &e));
+	}
+	events(ep, 0);
+	for (int i = 0; i < 2; i++) {
+		connection(domains[i], NULL);
+		events(ep, 0);
+	}
+	if (write(s[1], "x", 1)) {}
+	events(ep, 1000);
 }
 
 CASE(inotify_fdinfo)

@@ -328,7 +328,11 @@ impl Socket for TcpSocket {
     fn poll(&self, table: &mut PollTable) -> Events {
         table.watch(&self.core.readable);
         table.watch_for(&self.account.writable, Events::WRITE);
-        table.watch_for(&self.core.space.room, Events::WRITE);
+        // Only who has yet to be let into a listener's queue.
+        let settled = self.state.lock().connected;
+        if !settled {
+            table.watch_for(&self.core.space.room, Events::WRITE);
+        }
         let state = self.state.lock();
         let mut ready = Events::empty();
         if let Some((queue, _)) = &state.pending {

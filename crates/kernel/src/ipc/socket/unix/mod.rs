@@ -327,7 +327,11 @@ impl Socket for UnixSocket {
     fn poll(&self, table: &mut PollTable) -> Events {
         table.watch(&self.readable);
         table.watch_for(&self.account.writable, Events::WRITE | Events::WRBAND);
-        table.watch_for(&self.space.room, Events::WRITE | Events::WRBAND);
+        // Who is connected both ways does not wait for others' queues.
+        let settled = connected_kind(self.kind) && self.state.lock().connected;
+        if !settled {
+            table.watch_for(&self.space.room, Events::WRITE | Events::WRBAND);
+        }
         let state = self.state.lock();
         let mut ready = Events::empty();
         ready.set(Events::ERR, state.error.is_some());
