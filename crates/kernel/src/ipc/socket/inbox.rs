@@ -63,6 +63,10 @@ pub struct Charge {
 
 impl Drop for Charge {
     fn drop(&mut self) {
+        // Another one has taken it over.
+        if self.amount == 0 {
+            return;
+        }
         self.account.used.fetch_sub(self.amount, Ordering::SeqCst);
         if self.account.is_writable() {
             self.account.writable.wake_all();
@@ -89,12 +93,12 @@ pub struct Packet {
     pub address: Arc<[u8]>,
     pub rights: Option<Rights>,
     pub cred: Ucred,
-    _charge: Option<Charge>,
+    charge: Option<Charge>,
 }
 
 impl Packet {
     pub fn new(data: Vec<u8>, address: Arc<[u8]>, cred: Ucred, charge: Option<Charge>) -> Packet {
-        Packet { data, start: 0, address, rights: None, cred, _charge: charge }
+        Packet { data, start: 0, address, rights: None, cred, charge }
     }
 
     pub fn size(&self) -> usize {
@@ -103,6 +107,24 @@ impl Packet {
 
     fn bytes(&self) -> &[u8] {
         self.data.get(self.start..).unwrap_or_default()
+    }
+
+    /// Adds the bytes of a later packet of the same stream, if they are few.
+    fn absorb(&mut self, later: &mut Packet) -> bool {
+        const FEW: usize = 4096;
+        let alike = self.cred == later.cred && self.rights.is_none() && later.rights.is_none();
+        if !alike || self.data.len() + later.size() > FEW {
+            return false;
+        }
+        match (&mut self.charge, &mut later.charge) {
+            (None, None) => {}
+            (Some(first), Some(second)) if Arc::ptr_eq(&first.account, &second.account) => {
+                first.amount += std::mem::take(&mut second.amount);
+            }
+            _ => return false,
+        }
+        self.data.extend_from_slice(later.bytes());
+        true
     }
 }
 
@@ -120,6 +142,14 @@ impl Inbox {
     pub fn push(&mut self, packet: Packet) {
         self.bytes += packet.size();
         self.packets.push_back(packet);
+    }
+
+    /// As `push`, for a stream whose packets have no borders: many short ones become one (tcp_try_coalesce()).
+    pub fn push_bytes(&mut self, mut packet: Packet) {
+        self.bytes += packet.size();
+        if !self.packets.back_mut().is_some_and(|last| last.absorb(&mut packet)) {
+            self.packets.push_back(packet);
+        }
     }
 
     pub fn is_empty(&self) -> bool {

@@ -252,7 +252,7 @@ impl Socket for TcpSocket {
                 self.reset(Errno::EPIPE);
                 return Ok(done + len);
             }
-            state.inbox.push(packet);
+            state.inbox.push_bytes(packet);
             drop(state);
             other.core.readable.wake_all();
             done += len;
