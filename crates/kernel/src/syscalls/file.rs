@@ -264,15 +264,7 @@ fn clone_range(cx: &mut Ctx<'_>, to: &OpenFile, source: Fd) -> SysResult {
     if a.st_dev != b.st_dev {
         return Err(Errno::EXDEV);
     }
-    if a.st_mode & S_IFMT == S_IFDIR || b.st_mode & S_IFMT == S_IFDIR {
-        return Err(Errno::EISDIR);
-    }
-    if a.st_mode & S_IFMT != S_IFREG || b.st_mode & S_IFMT != S_IFREG {
-        return Err(Errno::EINVAL);
-    }
-    if !from.readable() || !to.writable() || to.flags() & O_APPEND != 0 {
-        return Err(Errno::EBADF);
-    }
+    super::splice::check_files((&from, &a), (to, &b))?;
     Err(Errno::EOPNOTSUPP)
 }
 

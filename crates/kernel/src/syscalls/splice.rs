@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::rw::{read_bytes, write_bytes};
 use crate::abi::linux::{O_APPEND, O_NONBLOCK};
+use crate::abi::types::Stat;
 use crate::call::{Addr, Ctx, Fd};
 use crate::fd::{Io, OpenFile};
 use crate::fs::{S_IFDIR, S_IFMT, S_IFREG};
@@ -112,6 +113,20 @@ fn sendfile(cx: &mut Ctx<'_>, out: Fd, input: Fd, offset: Addr, count: u64) -> S
     Ok(done as u64)
 }
 
+/// generic_file_rw_checks() (fs/read_write.c): what is to give its bytes to what.
+pub(super) fn check_files((from, a): (&OpenFile, &Stat), (to, b): (&OpenFile, &Stat)) -> Result<()> {
+    if a.st_mode & S_IFMT == S_IFDIR || b.st_mode & S_IFMT == S_IFDIR {
+        return Err(Errno::EISDIR);
+    }
+    if a.st_mode & S_IFMT != S_IFREG || b.st_mode & S_IFMT != S_IFREG {
+        return Err(Errno::EINVAL);
+    }
+    if !from.readable() || !to.writable() || to.flags() & O_APPEND != 0 {
+        return Err(Errno::EBADF);
+    }
+    Ok(())
+}
+
 /// fs/read_write.c, `generic_copy_file_checks()`.
 fn copy_file_range(
     cx: &mut Ctx<'_>,
@@ -130,15 +145,7 @@ fn copy_file_range(
         return Err(Errno::EINVAL);
     }
     let (a, b) = (from.file.stat()?, to.file.stat()?);
-    if a.st_mode & S_IFMT == S_IFDIR || b.st_mode & S_IFMT == S_IFDIR {
-        return Err(Errno::EISDIR);
-    }
-    if a.st_mode & S_IFMT != S_IFREG || b.st_mode & S_IFMT != S_IFREG {
-        return Err(Errno::EINVAL);
-    }
-    if !from.readable() || !to.writable() || to.flags() & O_APPEND != 0 {
-        return Err(Errno::EBADF);
-    }
+    check_files((&from, &a), (&to, &b))?;
     let from_pos = from_at.unwrap_or_else(|| *from.position.lock());
     let to_pos = to_at.unwrap_or_else(|| *to.position.lock());
     if from_pos.checked_add(len).is_none() || to_pos.checked_add(len).is_none() {

@@ -82,6 +82,27 @@ pub(super) fn slave(pty: &Arc<Pty>, cx: &mut Ctx<'_>, command: u32, argument: u6
     Ok(0)
 }
 
+/// Settings in one of their forms, after the input is flushed if it is to be (set_termios(), drivers/tty/tty_ioctl.c).
+fn set<const SIZE: usize>(
+    pty: &Arc<Pty>,
+    cx: &mut Ctx<'_>,
+    argument: u64,
+    flush: bool,
+    change: impl FnOnce(Termios, &[u8; SIZE]) -> Termios,
+) -> Result<()> {
+    pty.check_foreground(&cx.task.clone(), Signal::SIGTTOU)?;
+    let bytes: [u8; SIZE] = cx.mem().read(argument)?;
+    let mut state = pty.state.lock();
+    if flush {
+        state.line.flush(true, false);
+    }
+    let changed = change(state.line.termios, &bytes);
+    state.line.set_termios(changed);
+    drop(state);
+    pty.queue.wake_all();
+    Ok(())
+}
+
 fn either(pty: &Arc<Pty>, cx: &mut Ctx<'_>, command: u32, argument: u64) -> SysResult {
     match command {
         TCGETS => {
@@ -89,31 +110,14 @@ fn either(pty: &Arc<Pty>, cx: &mut Ctx<'_>, command: u32, argument: u64) -> SysR
             cx.mem().write_bytes(argument, &bytes)?;
         }
         TCSETS | TCSETSW | TCSETSF => {
-            pty.check_foreground(&cx.task.clone(), Signal::SIGTTOU)?;
-            let bytes: [u8; TERMIOS] = cx.mem().read(argument)?;
-            let mut state = pty.state.lock();
-            if command == TCSETSF {
-                state.line.flush(true, false);
-            }
-            state.line.set_termios(Termios::from_bytes(&bytes));
-            drop(state);
-            pty.queue.wake_all();
+            set(pty, cx, argument, command == TCSETSF, |_, bytes: &[u8; TERMIOS]| Termios::from_bytes(bytes))?;
         }
         TCGETA => {
             let bytes = pty.state.lock().line.termios.to_termio();
             cx.mem().write_bytes(argument, &bytes)?;
         }
         TCSETA | TCSETAW | TCSETAF => {
-            pty.check_foreground(&cx.task.clone(), Signal::SIGTTOU)?;
-            let bytes: [u8; TERMIO] = cx.mem().read(argument)?;
-            let mut state = pty.state.lock();
-            if command == TCSETAF {
-                state.line.flush(true, false);
-            }
-            let changed = state.line.termios.with_termio(&bytes);
-            state.line.set_termios(changed);
-            drop(state);
-            pty.queue.wake_all();
+            set(pty, cx, argument, command == TCSETAF, |old, bytes: &[u8; TERMIO]| old.with_termio(bytes))?;
         }
         // Nothing is locked.
         TIOCGLCKTRMIOS => cx.mem().write_bytes(argument, &[0; TERMIOS])?,
