@@ -1,22 +1,14 @@
 //! Guests that write nonsense into their ports harm only themselves.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+use tempfile::TempDir;
 
 mod common;
-use common::{compile, inside, text};
+use common::{Source, compiled, inside, text};
 
-/// The directory and the compiled program, unless there is no compiler.
-fn hostile() -> Option<(tempfile::TempDir, PathBuf)> {
-    let compiler = "/usr/bin/gcc";
-    if !Path::new(compiler).exists() {
-        eprintln!("skipped: needs {compiler}");
-        return None;
-    }
-    let dir = tempfile::tempdir_in("/tmp").unwrap();
-    let program = dir.path().join("hostile");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hostile.c");
-    compile(compiler, &["-O1", "-mfsgsbase", "-pthread"], &source, &program);
-    Some((dir, program))
+fn hostile() -> Option<(TempDir, PathBuf)> {
+    compiled(&["-O1", "-mfsgsbase", "-pthread"], Source::File("tests/hostile.c"))
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 mod common;
-use common::{compile, inside};
+use common::{Source, compile, compiled, inside};
 
 const PROGRAM: &str = r#"
 #define _GNU_SOURCE
@@ -117,14 +117,7 @@ int main(void)
 
 #[test]
 fn every_source_of_time_agrees_with_the_system_call() {
-    if !Path::new("/usr/bin/gcc").exists() {
-        eprintln!("skipped: needs /usr/bin/gcc");
-        return;
-    }
-    let dir = tempfile::tempdir_in("/tmp").unwrap();
-    let (source, program) = (dir.path().join("order.c"), dir.path().join("order"));
-    std::fs::write(&source, ORDER).unwrap();
-    compile("/usr/bin/gcc", &["-O1"], &source, &program);
+    let Some((dir, program)) = compiled(&["-O1"], Source::Text(ORDER)) else { return };
     for clock in ["tsc", "pvclock", "pvclock-per-cpu", "pvclock-per-cpu-lsl"] {
         let output = inside(dir.path(), &["--clock", clock], &program).output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
@@ -181,14 +174,7 @@ fn outline(dir: &Path, name: &str, image: &[u8]) -> BTreeSet<String> {
 
 #[test]
 fn symbols_and_versions_are_those_of_the_hosts_vdso() {
-    if !Path::new("/usr/bin/gcc").exists() {
-        eprintln!("skipped: needs /usr/bin/gcc");
-        return;
-    }
-    let dir = tempfile::tempdir_in("/tmp").unwrap();
-    let (source, program) = (dir.path().join("dump.c"), dir.path().join("dump"));
-    std::fs::write(&source, DUMP).unwrap();
-    compile("/usr/bin/gcc", &[], &source, &program);
+    let Some((dir, program)) = compiled(&[], Source::Text(DUMP)) else { return };
     let host = Command::new(&program).output().unwrap();
     let inside = inside(dir.path(), &[], &program).output().unwrap();
     assert!(inside.status.success(), "{}", String::from_utf8_lossy(&inside.stderr));
@@ -208,14 +194,8 @@ fn symbols_and_versions_are_those_of_the_hosts_vdso() {
 /// function may give bytes out twice there, so it is no oracle.
 #[test]
 fn a_state_that_was_wiped_and_used_meanwhile_is_not_gone_on_with() {
-    if !Path::new("/usr/bin/gcc").exists() {
-        eprintln!("skipped: needs /usr/bin/gcc");
-        return;
-    }
-    let dir = tempfile::tempdir_in("/tmp").unwrap();
-    let program = dir.path().join("getrandom");
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../../guests/c/getrandom.c");
-    compile("/usr/bin/gcc", &["-D_GNU_SOURCE", "-DONLY_INSIDE", "-O1", "-pthread"], Path::new(source), &program);
+    let flags = &["-D_GNU_SOURCE", "-DONLY_INSIDE", "-O1", "-pthread"];
+    let Some((dir, program)) = compiled(flags, Source::File("../../guests/c/getrandom.c")) else { return };
     let mut command = inside(dir.path(), &["--timeout", "60"], &program);
     let output = command.arg("wiped_and_used").output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);

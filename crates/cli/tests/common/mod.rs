@@ -3,7 +3,7 @@
 // No file of tests uses all of it.
 #![allow(dead_code)]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
 pub fn text(bytes: &[u8]) -> String {
@@ -37,4 +37,32 @@ pub fn inside(dir: &Path, options: &[&str], program: &Path) -> Command {
 pub fn compile(compiler: &str, flags: &[&str], source: &Path, program: &Path) {
     let built = Command::new(compiler).args(flags).arg("-o").arg(program).arg(source).status().unwrap();
     assert!(built.success(), "{compiler} {flags:?}");
+}
+
+/// A C program for a test.
+pub enum Source<'a> {
+    Text(&'a str),
+    /// Relative to this crate.
+    File(&'a str),
+}
+
+/// A directory with that program, compiled; without a compiler it says so.
+pub fn compiled(flags: &[&str], source: Source<'_>) -> Option<(tempfile::TempDir, PathBuf)> {
+    let compiler = "/usr/bin/gcc";
+    if !Path::new(compiler).exists() {
+        eprintln!("skipped: needs {compiler}");
+        return None;
+    }
+    let dir = tempfile::tempdir_in("/tmp").unwrap();
+    let file = match source {
+        Source::Text(text) => {
+            let file = dir.path().join("program.c");
+            std::fs::write(&file, text).unwrap();
+            file
+        }
+        Source::File(file) => Path::new(env!("CARGO_MANIFEST_DIR")).join(file),
+    };
+    let program = dir.path().join("program");
+    compile(compiler, flags, &file, &program);
+    Some((dir, program))
 }
