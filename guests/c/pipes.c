@@ -271,3 +271,65 @@ CASE(splice)
 	V(read(p[0], b, 64));
 	V(splice(p[0], NULL, q[1], NULL, 1, 0x100));
 }
+
+static char seen[12000];
+static size_t seen_len;
+static int target;
+
+static void noted(int sig) { (void)sig; }
+
+static void *splices(void *unused)
+{
+	(void)unused;
+	return splice(p[0], NULL, target, NULL, 65536, 0) < 0 ? (void *)(long)errno : NULL;
+}
+
+static void *writes_tail(void *unused)
+{
+	(void)unused;
+	ssize_t n = write(p[1], big + 8000, 4000);
+	close(p[1]);
+	return (void *)n;
+}
+
+static void *reads_rest(void *unused)
+{
+	ssize_t n;
+
+	(void)unused;
+	while ((n = read(p[0], seen + seen_len, sizeof(seen) - seen_len)) > 0)
+		seen_len += (size_t)n;
+	return NULL;
+}
+
+/* Whoever reads a pipe while a splice out of it waits for room sees no byte before its turn. */
+CASE(splice_second_reader)
+{
+	pthread_t splicer, reader, writer;
+	void *failed = NULL, *written = NULL;
+	int s[2];
+
+	for (size_t i = 0; i < sizeof(big); i++)
+		big[i] = (char)(i * 7 + (i >> 11));
+	handle(SIGUSR1, noted, 0);
+	V(pipe(p));
+	V(socketpair(AF_UNIX, SOCK_STREAM, 0, s));
+	target = s[0];
+	while (send(s[0], big, 512, MSG_DONTWAIT) > 0)
+		;
+	V(write(p[1], big, 8000));
+	pthread_create(&splicer, NULL, splices, NULL);
+	nap(50);
+	pthread_create(&writer, NULL, writes_tail, NULL);
+	nap(50);
+	pthread_create(&reader, NULL, reads_rest, NULL);
+	nap(50);
+	for (bool over = false; !over; nap(5)) {
+		pthread_kill(splicer, SIGUSR1);
+		over = pthread_tryjoin_np(splicer, &failed) == 0;
+	}
+	pthread_join(writer, &written);
+	pthread_join(reader, NULL);
+	say("splice: %s, written %ld", err((int)(long)failed), (long)written);
+	say("%zu bytes, in order %d", seen_len, memcmp(seen, big, sizeof(seen)) == 0);
+}

@@ -9,7 +9,7 @@ use crate::call::{Addr, Ctx, Fd};
 use crate::fd::{Io, OpenFile};
 use crate::fs::{S_IFDIR, S_IFMT, S_IFREG};
 use crate::ipc::pipe::PipeEnd;
-use crate::mem::{MAX_RW, SliceSource, Source, VecSink};
+use crate::mem::{MAX_RW, Sink, SliceSource, Source, VecSink};
 use crate::wait::{Events, PollTable};
 use crate::{Errno, Result, SysResult};
 
@@ -219,8 +219,10 @@ fn splice(cx: &mut Ctx<'_>, input: Fd, in_at: Addr, out: Fd, out_at: Addr, len: 
             if to_at.is_some() && !to.file.seekable() {
                 return Err(Errno::EINVAL);
             }
-            let bytes = take(cx, &from, None, len.min(STEP), nonblocking || from.nonblocking())?;
-            let done = deliver(source, &bytes, |bytes| write_bytes(cx, &to, to_at, bytes))?;
+            let nonblocking = nonblocking || from.nonblocking();
+            let lent = until(cx, [&from, &from], nonblocking, |_| source.lend(len.min(STEP)))?;
+            let done = write_bytes(cx, &to, to_at, &lent.bytes)?;
+            lent.consume(done);
             to_at = to_at.map(|offset| offset + done as u64);
             store_offset(cx, out_at, to_at)?;
             Ok(done as u64)
@@ -261,16 +263,6 @@ fn take(
     })
 }
 
-/// Gives bytes that were taken out of a pipe to `put`. The pipe keeps what is not accepted, for a full socket or an
-/// error costs no bytes: buffers are released as far as they were sent (splice_to_socket(), __splice_from_pipe()
-/// in fs/splice.c).
-fn deliver(pipe: &PipeEnd, bytes: &[u8], put: impl FnOnce(&[u8]) -> Result<usize>) -> Result<usize> {
-    let result = put(bytes);
-    let done = result.as_ref().map_or(0, |done| *done);
-    pipe.put_back(bytes.get(done..).unwrap_or_default());
-    result
-}
-
 fn tee(cx: &mut Ctx<'_>, input: Fd, out: Fd, len: u64, flags: u32) -> SysResult {
     if flags & !SPLICE_KNOWN != 0 {
         return Err(Errno::EINVAL);
@@ -301,10 +293,11 @@ fn vmsplice(cx: &mut Ctx<'_>, fd: Fd, iov: Addr, count: u64, flags: u32) -> SysR
     let nonblocking = flags & SPLICE_F_NONBLOCK != 0 || file.nonblocking();
     if !end.writes() {
         let total: u64 = ranges.iter().map(|range| range.len).sum();
-        let bytes = take(cx, &file, None, usize::try_from(total).unwrap_or(MAX_RW).min(STEP), nonblocking)?;
-        let mut mem = cx.mem();
-        let mut sink = mem.sink(ranges);
-        return deliver(end, &bytes, |bytes| crate::mem::Sink::put(&mut sink, bytes)).map(|count| count as u64);
+        let limit = usize::try_from(total).unwrap_or(MAX_RW).min(STEP);
+        let lent = until(cx, [&file, &file], nonblocking, |_| end.lend(limit))?;
+        let done = cx.mem().sink(ranges).put(&lent.bytes)?;
+        lent.consume(done);
+        return Ok(done as u64);
     }
     let mut bytes = vec![0; ranges.iter().map(|range| range.len as usize).sum::<usize>().min(STEP)];
     let got = cx.mem().source(ranges).take(&mut bytes)?;

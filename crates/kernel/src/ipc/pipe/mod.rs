@@ -88,6 +88,8 @@ struct State {
     /// How often each side was opened; `open` of a FIFO waits for a change (`wait_for_partner()`).
     readers_ever: u64,
     writers_ever: u64,
+    /// A splice is giving the first bytes away: nobody else may read before it has ended.
+    lent: bool,
 }
 
 impl Pipe {
@@ -219,12 +221,15 @@ impl PipeEnd {
         self.pipe.readable.wake_all();
     }
 
-    /// Puts back what `splice` or `vmsplice` took out and could not deliver.
-    pub fn put_back(&self, bytes: &[u8]) {
-        if !bytes.is_empty() {
-            self.pipe.state.lock().ring.put_back(bytes);
-            self.pipe.readable.wake_all();
+    /// Up to `limit` bytes for `splice` or `vmsplice` to give away; none at the end of the file, `EAGAIN` if there is
+    /// nothing yet or another one is at it.
+    pub fn lend(&self, limit: usize) -> Result<Lent<'_>> {
+        let mut state = self.pipe.state.lock();
+        if state.lent || (state.ring.is_empty() && state.writers > 0) {
+            return Err(Errno::EAGAIN);
         }
+        state.lent = true;
+        Ok(Lent { pipe: &self.pipe, bytes: state.ring.peek(limit) })
     }
 
     /// `splice` (`consume`) or `tee` of up to `len` bytes from this pipe into `to`. Zero at the end of the
@@ -246,6 +251,9 @@ impl PipeEnd {
             glue::broken_pipe(task);
             return Err(Errno::EPIPE);
         }
+        if from_state.lent {
+            return Err(Errno::EAGAIN);
+        }
         if from_state.ring.is_empty() {
             return if from_state.writers == 0 { Ok(0) } else { Err(Errno::EAGAIN) };
         }
@@ -265,6 +273,34 @@ impl PipeEnd {
     }
 }
 
+/// The first bytes of a pipe while they are given away. They stay in the pipe, and nobody else reads, until it is
+/// known how many were accepted: Linux holds the pipe's mutex for as long (splice_to_socket(), fs/splice.c).
+pub struct Lent<'a> {
+    pipe: &'a Pipe,
+    pub bytes: Vec<u8>,
+}
+
+impl Lent<'_> {
+    /// So many were accepted.
+    pub fn consume(&self, count: usize) {
+        let mut state = self.pipe.state.lock();
+        let was_full = state.ring.is_full();
+        state.ring.consume(count);
+        let wake = was_full && !state.ring.is_full();
+        drop(state);
+        if wake {
+            self.pipe.writable.wake_all();
+        }
+    }
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        self.pipe.state.lock().lent = false;
+        self.pipe.readable.wake_all();
+    }
+}
+
 impl Drop for PipeEnd {
     fn drop(&mut self) {
         self.pipe.leave(self.reads, self.writes);
@@ -277,6 +313,9 @@ impl File for PipeEnd {
             return Ok(0);
         }
         let mut state = self.pipe.state.lock();
+        if state.lent {
+            return Err(Errno::EAGAIN);
+        }
         let was_full = state.ring.is_full();
         match state.ring.read(sink) {
             Some(result) => {
@@ -325,7 +364,7 @@ impl File for PipeEnd {
         let state = self.pipe.state.lock();
         let mut ready = Events::empty();
         if self.reads {
-            if !state.ring.is_empty() {
+            if !state.ring.is_empty() && !state.lent {
                 ready |= Events::READ;
             }
             if state.writers == 0 && self.writers_then != Some(state.writers_ever) {

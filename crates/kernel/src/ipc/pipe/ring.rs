@@ -200,11 +200,29 @@ impl Ring {
         }
     }
 
-    /// Puts bytes that were taken out back before all others, past the capacity if need be.
-    pub fn put_back(&mut self, bytes: &[u8]) {
-        let before = self.buffers.len();
-        self.append(bytes);
-        self.buffers.rotate_right(self.buffers.len().saturating_sub(before));
+    /// Copies out up to `max` bytes, over the borders of packets (splice_from_pipe_feed() in fs/splice.c).
+    pub fn peek(&self, max: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for buffer in &self.buffers {
+            let left = max.saturating_sub(bytes.len());
+            bytes.extend_from_slice(buffer.bytes().get(..buffer.len.min(left)).unwrap_or_default());
+        }
+        bytes
+    }
+
+    /// Drops the first `count` bytes.
+    pub fn consume(&mut self, mut count: usize) {
+        while count > 0
+            && let Some(first) = self.buffers.front_mut()
+        {
+            let part = first.len.min(count);
+            first.start += part;
+            first.len -= part;
+            count -= part;
+            if first.len == 0 {
+                self.drop_first();
+            }
+        }
     }
 
     fn push(&mut self, bytes: &[u8], packet: bool) {
