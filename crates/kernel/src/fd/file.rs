@@ -56,6 +56,12 @@ pub trait File: Send + Sync + 'static {
         false
     }
 
+    /// A read that has `count` bytes goes on for as long as more of them come within the time given, if there is one
+    /// (`VMIN`, `VTIME`); `None`: it is done.
+    fn reads_on(&self, _count: usize) -> Option<Option<std::time::Duration>> {
+        None
+    }
+
     /// A read gives random bytes, as any other source of such would.
     fn gives_random(&self) -> bool {
         false

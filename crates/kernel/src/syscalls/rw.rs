@@ -96,17 +96,20 @@ fn read_with(cx: &mut Ctx<'_>, file: &Arc<OpenFile>, ranges: Ranges, at: At, rwf
     result
 }
 
-fn read_ranges(cx: &mut Ctx<'_>, file: &Arc<OpenFile>, ranges: Ranges, at: At, rwf: u32) -> SysResult {
+/// One try, which does not wait.
+fn read_once(cx: &mut Ctx<'_>, file: &OpenFile, ranges: &Ranges, offset: u64, flags: u32) -> Result<usize> {
+    let mut mem = UserMemory { thread: &mut *cx.thread, space: &*cx.space };
+    let io = Io { task: &cx.task, flags };
+    match ranges {
+        Ranges::One(base, len) => file.file.read(&io, offset, &mut mem.sink_one(*base, *len)),
+        Ranges::Many(list) => file.file.read(&io, offset, &mut mem.sink(list.clone())),
+    }
+}
+
+fn read_ranges(cx: &mut Ctx<'_>, file: &Arc<OpenFile>, mut ranges: Ranges, at: At, rwf: u32) -> SysResult {
     let events = Events::READ;
     let flags = file.flags() | if rwf & RWF_NOWAIT != 0 { O_NONBLOCK } else { 0 };
-    let attempt = |cx: &mut Ctx<'_>, offset: u64| -> Result<usize> {
-        let mut mem = UserMemory { thread: &mut *cx.thread, space: &*cx.space };
-        let io = Io { task: &cx.task, flags };
-        match &ranges {
-            Ranges::One(base, len) => file.file.read(&io, offset, &mut mem.sink_one(*base, *len)),
-            Ranges::Many(list) => file.file.read(&io, offset, &mut mem.sink(list.clone())),
-        }
-    };
+    let attempt = |cx: &mut Ctx<'_>, offset: u64| read_once(cx, file, &ranges, offset, flags);
     cx.read_from = None;
     let count = match at {
         At::Offset(offset) => attempt(cx, offset)?,
@@ -120,13 +123,31 @@ fn read_ranges(cx: &mut Ctx<'_>, file: &Arc<OpenFile>, ranges: Ranges, at: At, r
         At::Position if rwf & RWF_NOWAIT != 0 => attempt(cx, 0)?,
         At::Position => match timed(cx, file, events, |cx| attempt(cx, 0)) {
             Err(Errno::EAGAIN) if flags & O_NONBLOCK == 0 && file.file.timeout_is_end() => 0,
-            other => other?,
+            other => match other? {
+                count if file.file.reads_on(count).is_some() => read_on(cx, file, &mut ranges, count, flags),
+                count => count,
+            },
         },
     };
     if count > 0 {
         crate::fs::inotify::accessed(&cx.task.world.vfs, file);
     }
     Ok(count as u64)
+}
+
+/// Goes on with a read that wants more than the `count` bytes it has, until no more come, or a signal does (n_tty_read()).
+fn read_on(cx: &mut Ctx<'_>, file: &OpenFile, ranges: &mut Ranges, mut count: usize, flags: u32) -> usize {
+    let mut last = count;
+    while let (Some(pause), true) = (file.file.reads_on(count), ranges.len() > last) {
+        ranges.skip(last);
+        let deadline = pause.and_then(crate::wait::deadline_after);
+        match cx.retry(file, Events::READ, deadline, |cx| read_once(cx, file, ranges, 0, flags)) {
+            Ok(more) if more > 0 => last = more,
+            _ => break,
+        }
+        count += last;
+    }
+    count
 }
 
 /// Bytes that travelled to the guest with a reply met a bad address. Prepares for reading them once more, without

@@ -15,6 +15,7 @@ use rustix::fs::{FileType, OFlags, SeekFrom};
 use rustix::termios::{self, SpecialCodeIndex};
 
 use super::terminal;
+use crate::abi::ioctl::*;
 use crate::abi::types::Stat;
 use crate::call::Ctx;
 use crate::fd::{File, Io, Mapped};
@@ -24,20 +25,6 @@ use crate::fs::seek_regular;
 use crate::mem::{Sink, Source};
 use crate::wait::{Events, PollTable, host_ready};
 use crate::{Errno, Result, SysResult};
-
-// asm-generic/ioctls.h
-const TCGETS: u32 = 0x5401;
-const TCSETS: u32 = 0x5402;
-const TCSETSW: u32 = 0x5403;
-const TCSETSF: u32 = 0x5404;
-const TIOCSCTTY: u32 = 0x540e;
-const TIOCGPGRP: u32 = 0x540f;
-const TIOCSPGRP: u32 = 0x5410;
-const TIOCGWINSZ: u32 = 0x5413;
-const TIOCSWINSZ: u32 = 0x5414;
-const FIONREAD: u32 = 0x541b;
-const TIOCNOTTY: u32 = 0x5422;
-const TIOCGSID: u32 = 0x5429;
 
 /// Counts what guests write to inherited streams, and says when it is too much.
 pub struct OutputLimit {
@@ -81,9 +68,10 @@ pub struct HostStream {
     held: Mutex<Vec<u8>>,
 }
 
-/// `struct winsize` and `struct termios` of the kernel (asm-generic/termbits.h).
+/// `struct winsize`, `struct termios` and `struct termios2` of the kernel (asm-generic/termbits.h).
 const WINSIZE: usize = 8;
 const TERMIOS: usize = 36;
+const TERMIOS2: usize = 44;
 
 impl HostStream {
     /// Takes over a descriptor; also returns the access mode it has.
@@ -347,19 +335,23 @@ impl File for HostStream {
             return Err(Errno::ENOTTY);
         }
         match command {
-            TCGETS => {
+            TCGETS | TCGETS2 => {
                 let attributes = termios::tcgetattr(&self.fd).map_err(errno)?;
-                cx.mem().write_bytes(argument, &encode(&attributes))?;
+                let bytes = encode(&attributes);
+                let size = if command == TCGETS { TERMIOS } else { TERMIOS2 };
+                cx.mem().write_bytes(argument, bytes.get(..size).unwrap_or_default())?;
             }
-            TCSETS | TCSETSW | TCSETSF => {
+            TCSETS | TCSETSW | TCSETSF | TCSETS2 | TCSETSW2 | TCSETSF2 => {
                 terminal::before_change(&cx.task, self.rdev)?;
-                let mut bytes = [0; TERMIOS];
-                cx.mem().read_bytes(argument, &mut bytes)?;
                 let mut attributes = termios::tcgetattr(&self.fd).map_err(errno)?;
-                decode(&bytes, &mut attributes);
+                let mut bytes = encode(&attributes);
+                let speeds = matches!(command, TCSETS2 | TCSETSW2 | TCSETSF2);
+                let size = if speeds { TERMIOS2 } else { TERMIOS };
+                cx.mem().read_bytes(argument, bytes.get_mut(..size).unwrap_or_default())?;
+                decode(&bytes, &mut attributes)?;
                 let when = match command {
-                    TCSETS => termios::OptionalActions::Now,
-                    TCSETSW => termios::OptionalActions::Drain,
+                    TCSETS | TCSETS2 => termios::OptionalActions::Now,
+                    TCSETSW | TCSETSW2 => termios::OptionalActions::Drain,
                     _ => termios::OptionalActions::Flush,
                 };
                 termios::tcsetattr(&self.fd, when, &attributes).map_err(errno)?;
@@ -387,6 +379,7 @@ impl File for HostStream {
             }
             TIOCSCTTY => terminal::acquire(&cx.task, self.rdev)?,
             TIOCNOTTY => terminal::give_up(&cx.task, self.rdev)?,
+            TIOCGETD => cx.mem().write(argument, &0i32)?,
             _ => return Err(Errno::ENOTTY),
         }
         Ok(0)
@@ -408,9 +401,10 @@ impl File for HostStream {
     }
 }
 
-/// The kernel's `struct termios` (36 bytes: four flag words, the discipline, nineteen characters).
-fn encode(attributes: &termios::Termios) -> [u8; TERMIOS] {
-    let mut bytes = [0; TERMIOS];
+/// The kernel's `struct termios2`: four flag words, the discipline, nineteen characters, which are `struct termios`, and
+/// two speeds.
+fn encode(attributes: &termios::Termios) -> [u8; TERMIOS2] {
+    let mut bytes = [0; TERMIOS2];
     let words = [
         attributes.input_modes.bits(),
         attributes.output_modes.bits(),
@@ -423,14 +417,21 @@ fn encode(attributes: &termios::Termios) -> [u8; TERMIOS] {
     for (place, index) in bytes.iter_mut().skip(17).zip(CHARACTERS) {
         *place = attributes.special_codes[index];
     }
+    let speeds = [attributes.input_speed(), attributes.output_speed()];
+    for (place, speed) in bytes.chunks_exact_mut(4).skip(TERMIOS / 4).zip(speeds) {
+        place.copy_from_slice(&speed.to_ne_bytes());
+    }
     bytes
 }
 
-fn decode(bytes: &[u8; TERMIOS], attributes: &mut termios::Termios) {
+fn decode(bytes: &[u8; TERMIOS2], attributes: &mut termios::Termios) -> Result<()> {
     let word = |index: usize| {
         let part = bytes.get(index * 4..index * 4 + 4).and_then(|part| part.try_into().ok());
         u32::from_ne_bytes(part.unwrap_or_default())
     };
+    // The numbers first, since they change bits of the flags, too.
+    attributes.set_input_speed(word(TERMIOS / 4)).map_err(errno)?;
+    attributes.set_output_speed(word(TERMIOS / 4 + 1)).map_err(errno)?;
     attributes.input_modes = termios::InputModes::from_bits_retain(word(0));
     attributes.output_modes = termios::OutputModes::from_bits_retain(word(1));
     attributes.control_modes = termios::ControlModes::from_bits_retain(word(2));
@@ -438,6 +439,7 @@ fn decode(bytes: &[u8; TERMIOS], attributes: &mut termios::Termios) {
     for (value, index) in bytes.iter().skip(17).zip(CHARACTERS) {
         attributes.special_codes[index] = *value;
     }
+    Ok(())
 }
 
 /// `c_cc` in order of the kernel's indices.

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::line::{TERMIO, TERMIOS, Termios};
+use super::line::{TERMIO, TERMIOS, TERMIOS2, Termios};
 use super::{Pty, hang_up};
 use crate::abi::ioctl::*;
-use crate::abi::linux::{O_ACCMODE, O_CLOEXEC, O_NONBLOCK};
+use crate::abi::linux::{CLOCAL, O_ACCMODE, O_CLOEXEC, O_NONBLOCK, VSTART, VSTOP};
 use crate::call::Ctx;
 use crate::ipc::glue;
 use crate::signal::Signal;
@@ -32,8 +32,23 @@ pub(super) fn master(pty: &Arc<Pty>, cx: &mut Ctx<'_>, command: u32, argument: u
         }
         TIOCPKT => {
             let on: i32 = cx.mem().read(argument)?;
-            pty.state.lock().packet = on != 0;
+            let mut state = pty.state.lock();
+            if on != 0 && !state.packet {
+                state.line.events = 0;
+            }
+            state.packet = on != 0;
         }
+        TIOCGPKT => {
+            let on = i32::from(pty.state.lock().packet);
+            cx.mem().write(argument, &on)?;
+        }
+        // pty_signal()
+        TIOCSIG => match Signal::new(argument as i32) {
+            Ok(number @ (Signal::SIGINT | Signal::SIGQUIT | Signal::SIGTSTP)) => pty.signal(number),
+            _ => return Err(Errno::EINVAL),
+        },
+        // Nothing waits on this side: what is written has reached the other at once.
+        TIOCOUTQ => cx.mem().write(argument, &0i32)?,
         TIOCINQ => {
             let count = pty.state.lock().line.output();
             cx.mem().write(argument, &(count as i32))?;
@@ -110,7 +125,14 @@ fn either(pty: &Arc<Pty>, cx: &mut Ctx<'_>, command: u32, argument: u64) -> SysR
             cx.mem().write_bytes(argument, &bytes)?;
         }
         TCSETS | TCSETSW | TCSETSF => {
-            set(pty, cx, argument, command == TCSETSF, |_, bytes: &[u8; TERMIOS]| Termios::from_bytes(bytes))?;
+            set(pty, cx, argument, command == TCSETSF, |old, bytes: &[u8; TERMIOS]| old.with_bytes(bytes))?;
+        }
+        TCGETS2 => {
+            let bytes = pty.state.lock().line.termios.to_bytes2();
+            cx.mem().write_bytes(argument, &bytes)?;
+        }
+        TCSETS2 | TCSETSW2 | TCSETSF2 => {
+            set(pty, cx, argument, command == TCSETSF2, |old, bytes: &[u8; TERMIOS2]| old.with_bytes2(bytes))?;
         }
         TCGETA => {
             let bytes = pty.state.lock().line.termios.to_termio();
@@ -144,16 +166,44 @@ fn either(pty: &Arc<Pty>, cx: &mut Ctx<'_>, command: u32, argument: u64) -> SysR
             pty.queue.wake_all();
         }
         TCXONC => {
+            pty.check_foreground(&cx.task.clone(), Signal::SIGTTOU)?;
+            let mut state = pty.state.lock();
             match argument {
-                0 => pty.state.lock().line.stopped = true,
-                1 => pty.state.lock().line.stopped = false,
-                2 | 3 => {}
+                0 => state.line.hold(true),
+                1 => state.line.hold(false),
+                2 => state.line.send(VSTOP),
+                3 => state.line.send(VSTART),
                 _ => return Err(Errno::EINVAL),
             }
+            drop(state);
             pty.queue.wake_all();
         }
-        // Output is never on its way, breaks mean nothing, and exclusive use is nobody's here.
-        TCSBRK | TCSBRKP | TIOCEXCL | TIOCNXCL => {}
+        TIOCEXCL => pty.state.lock().exclusive = true,
+        TIOCNXCL => pty.state.lock().exclusive = false,
+        TIOCGEXCL => {
+            let exclusive = i32::from(pty.state.lock().exclusive);
+            cx.mem().write(argument, &exclusive)?;
+        }
+        TIOCGDEV => cx.mem().write(argument, &(pty.rdev() as u32))?,
+        // N_TTY is the only discipline.
+        TIOCGETD => cx.mem().write(argument, &0i32)?,
+        TIOCSETD => {
+            let discipline: i32 = cx.mem().read(argument)?;
+            if discipline != 0 {
+                return Err(Errno::EINVAL);
+            }
+        }
+        TIOCGSOFTCAR => {
+            let local = i32::from(pty.state.lock().line.termios.control & CLOCAL != 0);
+            cx.mem().write(argument, &local)?;
+        }
+        TIOCSSOFTCAR => {
+            let local: i32 = cx.mem().read(argument)?;
+            let control = &mut pty.state.lock().line.termios.control;
+            *control = if local != 0 { *control | CLOCAL } else { *control & !CLOCAL };
+        }
+        // Output is never on its way, and breaks mean nothing.
+        TCSBRK | TCSBRKP | TIOCSBRK | TIOCCBRK => {}
         _ => return Err(Errno::ENOTTY),
     }
     Ok(0)

@@ -8,6 +8,8 @@ use crate::signal::Signal;
 
 /// Size of `struct termios` as `TCGETS` copies it.
 pub const TERMIOS: usize = 36;
+/// Size of `struct termios2`: with the speeds as numbers behind it.
+pub const TERMIOS2: usize = 44;
 /// Size of the older `struct termio`: the lower half of each word, eight characters.
 pub const TERMIO: usize = 18;
 /// Longest line (`N_TTY_BUF_SIZE`, less one).
@@ -26,6 +28,27 @@ pub struct Termios {
     pub local: u32,
     pub line: u8,
     pub chars: [u8; 19],
+    /// In bits a second.
+    pub input_speed: u32,
+    pub output_speed: u32,
+}
+
+/// `baud_table` in drivers/tty/tty_baudrate.c, by `CBAUD`.
+const SPEEDS: [u32; 31] = [
+    0, 50, 75, 110, 134, 150, 200, 300, 600, 1200, 1800, 2400, 4800, 9600, 19200, 38400, 57600, 115_200, 230_400,
+    460_800, 500_000, 576_000, 921_600, 1_000_000, 1_152_000, 1_500_000, 2_000_000, 2_500_000, 3_000_000,
+    3_500_000, 4_000_000,
+];
+
+/// What the bits of one direction stand for; `other` is the number beside them (tty_termios_baud_rate()).
+fn speed(bits: u32, other: u32) -> u32 {
+    match bits & CBAUD {
+        BOTHER => other,
+        bits => {
+            let index = if bits & CBAUDEX != 0 { (bits & !CBAUDEX) + 15 } else { bits };
+            SPEEDS.get(index as usize).copied().unwrap_or(0)
+        }
+    }
 }
 
 impl Default for Termios {
@@ -43,6 +66,8 @@ impl Default for Termios {
             local: ISIG | ICANON | ECHO | ECHOE | ECHOK | ECHOCTL | ECHOKE | IEXTEN,
             line: 0,
             chars,
+            input_speed: 38400,
+            output_speed: 38400,
         }
     }
 }
@@ -56,14 +81,43 @@ impl Termios {
         bytes
     }
 
-    pub fn from_bytes(bytes: &[u8; TERMIOS]) -> Termios {
-        let word = |at: usize| {
-            let part = bytes.get(at..at + 4).and_then(|part| part.try_into().ok());
-            u32::from_ne_bytes(part.unwrap_or_default())
-        };
+    /// `struct termios`: numbers of speeds stay as they are (user_termios_to_kernel_termios_1()).
+    pub fn with_bytes(self, bytes: &[u8; TERMIOS]) -> Termios {
+        let word = |at: usize| word(bytes, at);
         let chars = bytes.get(17..).and_then(|part| part.try_into().ok()).unwrap_or_default();
         let line = bytes.get(16).copied().unwrap_or_default();
-        Termios { input: word(0), output: word(4), control: word(8), local: word(12), line, chars }
+        Termios { input: word(0), output: word(4), control: word(8), local: word(12), line, chars, ..self }
+    }
+
+    /// `struct termios2`.
+    pub fn to_bytes2(self) -> Vec<u8> {
+        let mut bytes = self.to_bytes();
+        bytes.extend([self.input_speed, self.output_speed].iter().flat_map(|speed| speed.to_ne_bytes()));
+        bytes
+    }
+
+    pub fn with_bytes2(self, bytes: &[u8; TERMIOS2]) -> Termios {
+        let first = bytes.first_chunk::<TERMIOS>().copied().unwrap_or([0; TERMIOS]);
+        let changed = self.with_bytes(&first);
+        Termios { input_speed: word(bytes, TERMIOS), output_speed: word(bytes, TERMIOS + 4), ..changed }
+    }
+
+    /// As a pseudo-terminal takes it: speeds that have names become numbers (set_termios()), and bytes have eight bits
+    /// (pty_set_termios()).
+    fn settled(mut self) -> Termios {
+        self.output_speed = speed(self.control, self.output_speed);
+        // Without bits of its own input is as fast as output (tty_termios_input_baud_rate()).
+        self.input_speed = match self.control >> IBSHIFT & CBAUD {
+            B0 => self.output_speed,
+            bits => speed(bits, self.input_speed),
+        };
+        self.control = self.control & !(CSIZE | PARENB) | CS8 | CREAD;
+        self
+    }
+
+    /// `^S` and `^Q` hold output, as whoever reads the other side may want to know.
+    fn usual_flow(&self) -> bool {
+        self.input & IXON != 0 && self.is(0o23, VSTOP) && self.is(0o21, VSTART)
     }
 
     /// kernel_termios_to_user_termio() in include/asm-generic/termios-base.h.
@@ -111,6 +165,11 @@ impl Termios {
     }
 }
 
+fn word(bytes: &[u8], at: usize) -> u32 {
+    let part = bytes.get(at..at + 4).and_then(|part| part.try_into().ok());
+    u32::from_ne_bytes(part.unwrap_or_default())
+}
+
 /// Bytes on both sides of one terminal.
 #[derive(Default)]
 pub struct Line {
@@ -122,7 +181,9 @@ pub struct Line {
     /// For the master to read.
     output: VecDeque<u8>,
     /// Output is held (`^S`).
-    pub stopped: bool,
+    stopped: bool,
+    /// What the master is told in packet mode: `TIOCPKT_*`.
+    pub events: u8,
     /// The next byte is to be taken literally (`^V`).
     literal: bool,
     column: usize,
@@ -145,10 +206,27 @@ impl Line {
         }
     }
 
-    /// A read of `max` bytes would not wait: it never waits for more than it takes (n_tty_read()).
-    fn suffices(&self, max: usize) -> bool {
-        let (min, _) = self.termios.min_and_time();
-        if self.termios.canonical() { self.is_readable() } else { self.readable() >= min.min(max).max(1) }
+    /// `VMIN`, if a read that has `count` bytes is to wait for more of them (n_tty_read()).
+    pub fn wants_more(&self, count: usize) -> bool {
+        !self.termios.canonical() && count > 0 && count < self.termios.min_and_time().0
+    }
+
+    /// Holds output or lets it go on (stop_tty(), start_tty()).
+    pub fn hold(&mut self, stopped: bool) {
+        if self.stopped != stopped {
+            self.stopped = stopped;
+            let (event, opposite) =
+                if stopped { (TIOCPKT_STOP, TIOCPKT_START) } else { (TIOCPKT_START, TIOCPKT_STOP) };
+            self.events = self.events & !(opposite as u8) | event as u8;
+        }
+    }
+
+    /// `TCIOFF` and `TCION`: the key that would hold or release what comes from the other side.
+    pub fn send(&mut self, which: u32) {
+        match self.termios.chars.get(which as usize) {
+            Some(&DISABLED) | None => {}
+            Some(byte) => self.output.push_back(*byte),
+        }
     }
 
     /// Bytes that the master finds.
@@ -168,7 +246,7 @@ impl Line {
 
     /// The first bytes to read: of one line in canonical mode. `None`: nothing yet; empty: end of file.
     pub fn peek(&self, max: usize) -> Option<Vec<u8>> {
-        if !self.suffices(max) {
+        if self.termios.canonical() && self.lines.is_empty() || !self.termios.canonical() && self.readable() == 0 {
             let (min, time) = self.termios.min_and_time();
             return (!self.termios.canonical() && min == 0 && time == 0).then(Vec::new);
         }
@@ -210,16 +288,23 @@ impl Line {
         if input {
             self.edit.clear();
             self.lines.clear();
+            self.events |= TIOCPKT_FLUSHREAD as u8;
         }
         if output {
             self.output.clear();
+            self.events |= TIOCPKT_FLUSHWRITE as u8;
         }
     }
 
     /// New settings; what was typed stays readable (n_tty_set_termios()).
     pub fn set_termios(&mut self, termios: Termios) {
         let left = self.termios.canonical() && !termios.canonical();
-        self.termios = termios;
+        let flow = self.termios.usual_flow();
+        self.termios = termios.settled();
+        if flow != self.termios.usual_flow() {
+            let event = if flow { TIOCPKT_NOSTOP } else { TIOCPKT_DOSTOP };
+            self.events = self.events & !((TIOCPKT_DOSTOP | TIOCPKT_NOSTOP) as u8) | event as u8;
+        }
         if left {
             self.lines.retain(|line| !line.is_empty());
             if !self.edit.is_empty() {
@@ -228,7 +313,7 @@ impl Line {
             }
         }
         if termios.input & IXON == 0 {
-            self.stopped = false;
+            self.hold(false);
         }
     }
 
@@ -285,11 +370,11 @@ impl Line {
         }
         if termios.input & IXON != 0 {
             if termios.is(byte, VSTART) || termios.is(byte, VSTOP) {
-                self.stopped = !termios.is(byte, VSTART);
+                self.hold(!termios.is(byte, VSTART));
                 return None;
             }
-            if self.stopped && termios.input & IXANY != 0 {
-                self.stopped = false;
+            if termios.input & IXANY != 0 {
+                self.hold(false);
             }
         }
         if termios.local(ISIG)
@@ -322,7 +407,7 @@ impl Line {
             // Output has reached the master's side of the line by now.
             self.flush(true, false);
         }
-        self.stopped = false;
+        self.hold(false);
         self.echo(byte);
         Some(signal)
     }

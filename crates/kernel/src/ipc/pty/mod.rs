@@ -24,7 +24,7 @@ use crate::fs::dev::Driver;
 use crate::fs::{Inode, Opening, make_dev};
 use crate::mem::{Sink, Source};
 use crate::signal::{self, SigInfo, Signal};
-use crate::task::{Session, Task};
+use crate::task::{Caps, Session, Task};
 use crate::wait::{Events, PollTable, WaitQueue};
 use crate::world::World;
 use crate::{Errno, Result, SysResult};
@@ -58,6 +58,8 @@ struct State {
     locked: bool,
     /// `TIOCPKT`.
     packet: bool,
+    /// `TIOCEXCL`.
+    exclusive: bool,
     master_closed: bool,
     /// Open files of the terminal's side, and whether there ever were any.
     slaves: usize,
@@ -142,6 +144,10 @@ impl Pty {
             if state.locked || state.master_closed {
                 return Err(Errno::EIO);
             }
+            // tty_reopen()
+            if state.exclusive && state.slaves > 0 && !task.cred().capable(Caps::SYS_ADMIN) {
+                return Err(Errno::EBUSY);
+            }
             state.slaves += 1;
             state.opened = true;
         }
@@ -171,6 +177,7 @@ pub fn open_master(task: &Arc<Task>) -> Result<Arc<dyn File>> {
             size: [0; 4],
             locked: true,
             packet: false,
+            exclusive: false,
             master_closed: false,
             slaves: 0,
             opened: false,
@@ -236,6 +243,12 @@ fn hang_up(world: &Arc<World>, session: &Session) {
 impl File for MasterFile {
     fn read(&self, _io: &Io<'_>, _offset: u64, into: &mut dyn Sink) -> Result<usize> {
         let mut state = self.pty.state.lock();
+        if state.packet && state.line.events != 0 {
+            // n_tty_read(): what has happened is told by itself, once.
+            let count = into.put(&[state.line.events])?;
+            state.line.events = 0;
+            return Ok(count);
+        }
         if state.line.output() == 0 {
             return Err(if state.opened && state.slaves == 0 { Errno::EIO } else { Errno::EAGAIN });
         }
@@ -283,6 +296,9 @@ impl File for MasterFile {
         let mut ready = Events::empty();
         if state.line.output() > 0 {
             ready |= Events::READ;
+        }
+        if state.packet && state.line.events != 0 {
+            ready |= Events::READ | Events::PRI;
         }
         if state.line.accepts_input() {
             ready |= Events::WRITE;
@@ -380,6 +396,13 @@ impl File for PtsFile {
         let termios = self.pty.state.lock().line.termios;
         let (min, time) = termios.min_and_time();
         (!write && !termios.canonical() && min == 0 && time > 0).then(|| Duration::from_millis(time * 100))
+    }
+
+    /// `VMIN` and `VTIME` between bytes.
+    fn reads_on(&self, count: usize) -> Option<Option<Duration>> {
+        let state = self.pty.state.lock();
+        let (_, time) = state.line.termios.min_and_time();
+        state.line.wants_more(count).then(|| (time > 0).then(|| Duration::from_millis(time * 100)))
     }
 
     fn poll(&self, table: &mut PollTable) -> Events {

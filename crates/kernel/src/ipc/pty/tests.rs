@@ -58,9 +58,11 @@ fn raw_mode_passes_everything() {
     termios.local &= !(ICANON | ECHO | ISIG);
     termios.chars[VMIN as usize] = 2;
     line.set_termios(termios);
-    typed(&mut line, b"\x03");
     assert_eq!(read(&mut line, 100), None);
+    typed(&mut line, b"\x03");
+    assert!(!line.is_readable() && line.wants_more(1));
     typed(&mut line, b"\x04");
+    assert!(line.is_readable() && !line.wants_more(2));
     assert_eq!(read(&mut line, 100).unwrap(), b"\x03\x04");
     assert_eq!(shown(&mut line), b"");
 }
