@@ -12,6 +12,9 @@ use crate::{Errno, Result};
 pub const MAX_RW: usize = 0x7fff_f000;
 /// Most ranges in one `readv` or `writev` (`UIO_MAXIOV`).
 pub const IOV_MAX: usize = 1024;
+/// A platform has so many pieces and bytes travel with a reply, as a rule.
+const STAGED_PIECES: usize = 4;
+const STAGED_BYTES: usize = 8192;
 /// Longest path, with its terminating zero (`PATH_MAX`).
 pub const PATH_MAX: usize = 4096;
 
@@ -46,11 +49,7 @@ impl UserMemory<'_> {
     /// Reads `count` values; the caller has bounded `count`.
     pub fn read_array<T: FromBytes + IntoBytes + Clone>(&self, address: u64, count: usize) -> Result<Vec<T>> {
         let mut values = vec![T::new_zeroed(); count];
-        for (index, value) in values.iter_mut().enumerate() {
-            // One access would do, were it not for staged ranges; arrays here are short.
-            let at = address.wrapping_add((index * size_of::<T>()) as u64);
-            self.read_bytes(at, value.as_mut_bytes())?;
-        }
+        self.read_bytes(address, values.as_mut_slice().as_mut_bytes())?;
         Ok(values)
     }
 
@@ -227,22 +226,37 @@ impl Cursor {
         Cursor { ranges, index: 0, offset: 0, left }
     }
 
-    /// The current contiguous piece: address and length.
-    fn piece(&mut self) -> Option<(u64, usize)> {
-        loop {
-            let range = self.ranges.get(self.index)?;
-            if self.offset < range.len {
-                let len = ((range.len - self.offset) as usize).min(self.left);
-                return Some((range.base.wrapping_add(self.offset), len));
-            }
-            self.index += 1;
-            self.offset = 0;
-        }
+    /// The contiguous pieces of the next `max` bytes: address and length, never zero.
+    fn pieces(&self, max: usize) -> impl Iterator<Item = (u64, usize)> {
+        let mut left = max.min(self.left);
+        let mut offset = self.offset;
+        self.ranges
+            .get(self.index..)
+            .unwrap_or_default()
+            .iter()
+            .map_while(move |range| {
+                let skipped = std::mem::take(&mut offset);
+                let len = usize::try_from(range.len.saturating_sub(skipped)).unwrap_or(usize::MAX).min(left);
+                left -= len;
+                // An empty range in front of the rest ends nothing.
+                (len > 0 || left > 0).then_some((range.base.wrapping_add(skipped), len))
+            })
+            .filter(|(_, len)| *len > 0)
     }
 
     fn advance(&mut self, count: usize) {
-        self.offset += count as u64;
         self.left = self.left.saturating_sub(count);
+        let mut count = count as u64;
+        while let Some(range) = self.ranges.get(self.index) {
+            let rest = range.len.saturating_sub(self.offset);
+            if count < rest {
+                self.offset += count;
+                return;
+            }
+            count -= rest;
+            self.index += 1;
+            self.offset = 0;
+        }
     }
 }
 
@@ -261,21 +275,24 @@ impl Sink for UserSink<'_> {
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<usize> {
-        let mut done = 0;
-        while let Some((address, len)) = self.ranges.piece() {
-            let part = bytes.get(done..).unwrap_or_default();
-            let part = part.get(..len.min(part.len())).unwrap_or_default();
-            if part.is_empty() {
-                break;
+        let want = bytes.len().min(self.ranges.left);
+        let mut list = self.ranges.pieces(want);
+        let Some((address, len)) = list.next() else { return Ok(0) };
+        let (first, mut rest) = bytes.split_at(len.min(want));
+        let done = if len == want {
+            self.space.write(address, first)
+        } else {
+            let mut pieces = vec![(address, first)];
+            for (address, len) in list.by_ref() {
+                let (part, more) = rest.split_at(len.min(rest.len()));
+                pieces.push((address, part));
+                rest = more;
             }
-            let count = self.space.write(address, part);
-            self.ranges.advance(count);
-            done += count;
-            if count < part.len() {
-                return if done == 0 { Err(Errno::EFAULT) } else { Ok(done) };
-            }
-        }
-        Ok(done)
+            self.space.write_pieces(&pieces)
+        };
+        drop(list);
+        self.ranges.advance(done);
+        if done == 0 { Err(Errno::EFAULT) } else { Ok(done) }
     }
 
     fn put_whole(&mut self, bytes: &[u8]) -> Result<usize> {
@@ -284,9 +301,10 @@ impl Sink for UserSink<'_> {
     }
 
     fn fill(&mut self, max: usize, fill: &mut dyn FnMut(&mut [u8]) -> Result<usize>) -> Result<usize> {
-        let Some((address, len)) = self.ranges.piece() else { return Ok(0) };
-        let len = len.min(max);
+        let max = max.min(self.ranges.left);
+        let Some((address, len)) = self.ranges.pieces(max).next() else { return Ok(0) };
         if !self.whole
+            && len == max
             && let Some(room) = self.thread.stage_room(address, len)
         {
             let count = fill(room)?;
@@ -295,9 +313,37 @@ impl Sink for UserSink<'_> {
             self.whole = true;
             return Ok(count);
         }
-        let mut buffer = vec![0; len.min(1 << 20)];
+        let mut buffer = vec![0; max.min(1 << 20)];
         let count = fill(&mut buffer)?;
-        self.put(buffer.get(..count).unwrap_or(&buffer))
+        let bytes = buffer.get(..count).unwrap_or(&buffer);
+        let staged = self.stage(bytes);
+        match bytes.get(staged..) {
+            Some(rest) if !rest.is_empty() => match self.put(rest) {
+                Err(_) if staged > 0 => Ok(staged),
+                other => other.map(|count| staged + count),
+            },
+            _ => Ok(staged),
+        }
+    }
+}
+
+impl UserSink<'_> {
+    /// Has bytes travel with the reply, all of them or none, but for places that are no guest's; how many.
+    fn stage(&mut self, bytes: &[u8]) -> usize {
+        if self.whole || bytes.len() > STAGED_BYTES || self.ranges.pieces(bytes.len()).count() > STAGED_PIECES {
+            return 0;
+        }
+        let mut staged = 0;
+        for (address, len) in self.ranges.pieces(bytes.len()) {
+            let part = bytes.get(staged..staged + len).unwrap_or_default();
+            if !self.thread.stage_out(address, part) {
+                break;
+            }
+            staged += len;
+        }
+        self.whole = true;
+        self.ranges.advance(staged);
+        staged
     }
 }
 
@@ -314,19 +360,25 @@ impl Source for UserSource<'_> {
     }
 
     fn take(&mut self, into: &mut [u8]) -> Result<usize> {
-        let mut done = 0;
-        while let Some((address, len)) = self.ranges.piece() {
-            let rest = into.get_mut(done..).unwrap_or_default();
-            let len = len.min(rest.len());
-            let Some(part) = rest.get_mut(..len).filter(|part| !part.is_empty()) else { break };
-            let count = if self.thread.staged(address, part) { len } else { self.space.read(address, part) };
-            self.ranges.advance(count);
-            done += count;
-            if count < len {
-                return if done == 0 { Err(Errno::EFAULT) } else { Ok(done) };
+        let want = into.len().min(self.ranges.left);
+        let mut list = self.ranges.pieces(want);
+        let Some((address, len)) = list.next() else { return Ok(0) };
+        let (first, mut rest) = into.split_at_mut(len.min(want));
+        let done = if len == want {
+            if self.thread.staged(address, first) { len } else { self.space.read(address, first) }
+        } else {
+            // What was staged is in memory, too: one access for all.
+            let mut pieces = vec![(address, first)];
+            for (address, len) in list.by_ref() {
+                let (part, more) = rest.split_at_mut(len.min(rest.len()));
+                pieces.push((address, part));
+                rest = more;
             }
-        }
-        Ok(done)
+            self.space.read_pieces(&mut pieces)
+        };
+        drop(list);
+        self.ranges.advance(done);
+        if done == 0 { Err(Errno::EFAULT) } else { Ok(done) }
     }
 }
 

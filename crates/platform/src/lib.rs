@@ -80,9 +80,31 @@ pub trait Space: Send + Sync {
     /// Copies into guest memory, obeying its protections; returns how many bytes could be written.
     fn write(&self, address: u64, from: &[u8]) -> usize;
 
-    /// Writes two pieces, at the price of one where the platform can; whether both went in whole.
-    fn write_both(&self, pieces: [(u64, &[u8]); 2]) -> bool {
-        pieces.iter().all(|(address, bytes)| self.write(*address, bytes) == bytes.len())
+    /// Reads several pieces, at the price of one where the platform can; returns how many bytes could be read before
+    /// the first bad one.
+    fn read_pieces(&self, pieces: &mut [(u64, &mut [u8])]) -> usize {
+        let mut done = 0;
+        for (address, into) in pieces {
+            let count = self.read(*address, into);
+            done += count;
+            if count < into.len() {
+                break;
+            }
+        }
+        done
+    }
+
+    /// As `read_pieces`, the other way; in order, for pieces may overlap.
+    fn write_pieces(&self, pieces: &[(u64, &[u8])]) -> usize {
+        let mut done = 0;
+        for (address, from) in pieces {
+            let count = self.write(*address, from);
+            done += count;
+            if count < from.len() {
+                break;
+            }
+        }
+        done
     }
 
     /// As `write`, but ignoring page protections, as a debugger does (`PTRACE_POKEDATA`).

@@ -363,6 +363,7 @@ lane3_bytes1:
     lea -1(%rdx), %rcx
     cmp ${STAGE_IN_SIZE}, %rcx
     jae stage_failed
+stage_bytes:
     mov %rdx, %rcx
     mov ${POST_SECOND}, %r9d
     mov %gs:{SELF}, %rdi
@@ -380,6 +381,17 @@ trapped:
     or ${TRAPPED}, %eax
     movq $0, %gs:{SITE}
     jmp 2f
+
+    /* Pairs of words (`struct iovec`) at the second argument, as many as the third says. */
+    .globl lane3_pairs1
+    .p2align 5
+lane3_pairs1:
+    save
+    lea -1(%rdx), %rcx
+    cmp ${STAGE_IN_PAIRS}, %rcx
+    jae stage_failed
+    shl $4, %edx
+    jmp stage_bytes
 
     /* Nothing to take along. */
     .globl lane3
@@ -788,6 +800,7 @@ signal_entry:
     magic = const port::MAGIC,
     PATH_LIMIT = const 1024,
     STAGE_IN_SIZE = const port::STAGE_IN_SIZE,
+    STAGE_IN_PAIRS = const port::STAGE_IN_SIZE / 16,
     POST = const POST,
     POST_SECOND = const POST | port::request::STAGED_SECOND,
     TRAPPED = const port::request::TRAPPED,

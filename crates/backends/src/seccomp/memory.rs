@@ -146,15 +146,6 @@ pub fn write(pid: i32, address: u64, from: &[u8]) -> usize {
     })
 }
 
-/// Copies two pieces into another process at once; whether both went in whole.
-pub fn write_both(pid: i32, pieces: [(u64, &[u8]); 2]) -> bool {
-    let local = pieces.map(|(_, bytes)| IoSlice::new(bytes));
-    let remote = pieces.map(|(address, bytes)| libc::iovec { iov_base: address as *mut _, iov_len: bytes.len() });
-    // SAFETY: as above.
-    let done = unsafe { libc::process_vm_writev(pid, local.as_ptr().cast(), 2, remote.as_ptr(), 2, 0) };
-    usize::try_from(done) == Ok(pieces[0].1.len() + pieces[1].1.len())
-}
-
 fn copy(pid: i32, address: u64, len: usize, call: impl FnOnce(i32, *const libc::iovec) -> isize) -> usize {
     if len == 0 {
         return 0;

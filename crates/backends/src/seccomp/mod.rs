@@ -7,6 +7,7 @@
 //! | `worker` | one address space: its memory, ports and death |
 //! | `thread` | one guest thread: requests, replies, orders |
 //! | `ports`, `frame`, `table` | shared memory with a guest: words, registers, the lanes of calls |
+//! | `memory`, `pieces` | guest memory by address, one range or many |
 //! | `pace` | to spin or to sleep |
 //! | `notify` | the calls that need the kernel's consent |
 //! | `vvar` | the vDSO and its data |
@@ -19,6 +20,7 @@ mod frame;
 mod memory;
 mod notify;
 mod pace;
+mod pieces;
 mod plan;
 mod ports;
 mod reaper;

@@ -82,6 +82,16 @@ const PATH1: &[libc::c_long] = &[
 /// Calls with bytes in the second argument, as many as the third says.
 const BYTES1: &[libc::c_long] = &[libc::SYS_write, libc::SYS_pwrite64, libc::SYS_sendto];
 
+/// Calls with a list of ranges in the second argument, as long as the third says.
+const PAIRS1: &[libc::c_long] = &[
+    libc::SYS_readv,
+    libc::SYS_writev,
+    libc::SYS_preadv,
+    libc::SYS_pwritev,
+    libc::SYS_preadv2,
+    libc::SYS_pwritev2,
+];
+
 /// Calls for which the kernel needs the complete registers.
 const TRAPPED: &[libc::c_long] = &[
     libc::SYS_clone,
@@ -120,6 +130,7 @@ pub fn fill(port: &Port, base: u64, short_cuts: bool, host_time: bool) {
         (PATH0, label::LANE3_PATH0),
         (PATH1, label::LANE3_PATH1),
         (BYTES1, label::LANE3_BYTES1),
+        (PAIRS1, label::LANE3_PAIRS1),
         (TRAPPED, label::FAST_FOREIGN),
     ] {
         for number in list {

@@ -15,6 +15,7 @@ use rustix::fs::OFlags;
 
 use super::frame::Place;
 use super::memory;
+use super::pieces;
 use super::ports::{Ports, wake_word};
 use super::rewrite::Sites;
 use super::vvar::Vvar;
@@ -202,9 +203,12 @@ impl Space for Worker {
         }
     }
 
-    fn write_both(&self, pieces: [(u64, &[u8]); 2]) -> bool {
-        let inside = pieces.iter().all(|(address, bytes)| self.clip(*address, bytes.len()) == bytes.len());
-        inside && memory::write_both(self.pid, pieces)
+    fn read_pieces(&self, pieces: &mut [(u64, &mut [u8])]) -> usize {
+        pieces::read(self.pid, pieces, |address, len| self.clip(address, len))
+    }
+
+    fn write_pieces(&self, pieces: &[(u64, &[u8])]) -> usize {
+        pieces::write(self.pid, pieces, |address, len| self.clip(address, len))
     }
 
     fn poke(&self, address: u64, from: &[u8]) -> usize {

@@ -152,7 +152,7 @@ pub(super) fn build(space: &dyn Space, regs: &mut Regs, plan: &Plan) -> Result<(
     // Without SA_SIGINFO the place for it is left as it is.
     let bytes = frame.as_bytes();
     let bytes = if told { bytes } else { bytes.get(..INFO as usize).unwrap_or(bytes) };
-    if !space.write_both([(state_at, &state), (frame_at, bytes)]) {
+    if space.write_pieces(&[(state_at, &state), (frame_at, bytes)]) < state.len() + bytes.len() {
         return Err(Errno::EFAULT);
     }
     regs.rdi = plan.signal.number() as u64;
