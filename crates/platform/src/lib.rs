@@ -139,6 +139,10 @@ pub trait Space: Send + Sync {
         None
     }
 
+    /// From now on what the program maps of files has exactly their bytes, also where it is to be executed: the program
+    /// may read them rather than run them. Address spaces that are copied from this one do the same.
+    fn map_exactly(&self) {}
+
     /// A file that was mapped under `key` is closed: the platform need not keep it at hand any longer.
     fn forget_file(&self, key: u64);
 

@@ -18,6 +18,8 @@ mod languages;
 mod shell;
 #[path = "programs/stress.rs"]
 mod stress;
+#[path = "programs/valgrind.rs"]
+mod valgrind;
 
 use std::process::ExitCode;
 
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         languages::cases(),
         shell::cases(),
         stress::cases(),
+        valgrind::cases(),
     ];
     coracle_testkit::run(tables.into_iter().flatten().collect())
 }

@@ -57,6 +57,8 @@ pub struct Sites {
     texts: Vec<Text>,
     /// Trampolines of shared text.
     shared_areas: Vec<u64>,
+    /// The program sees the text of files as it is.
+    exact: bool,
 }
 
 impl Sites {
@@ -133,6 +135,15 @@ impl Sites {
     pub fn is_full(&self) -> bool {
         const MOST: usize = 32;
         self.shared_areas.len() >= MOST
+    }
+
+    /// Text is no longer mapped in its shared form.
+    pub fn map_exactly(&mut self) {
+        self.exact = true;
+    }
+
+    pub fn is_exact(&self) -> bool {
+        self.exact
     }
 
     /// The file and the place in it where a site comes from.

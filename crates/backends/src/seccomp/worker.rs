@@ -277,6 +277,10 @@ impl Space for Worker {
         usage
     }
 
+    fn map_exactly(&self) {
+        self.sites.lock().map_exactly();
+    }
+
     fn forget_file(&self, key: u64) {
         let mut files = self.files.lock();
         if let Some(number) = files.numbers.remove(&key) {

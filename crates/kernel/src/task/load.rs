@@ -278,6 +278,11 @@ pub(super) fn build(
         steps.add(plan, file, &mm, thread)?;
     }
     steps.carry_out(&mm, thread)?;
+    if program.interpreter.is_none() {
+        // Programs that translate others' code instead of running it (valgrind, emulators) map it by themselves, without a
+        // dynamic loader, and know nothing of what lies outside of it.
+        space.map_exactly();
+    }
     if steps.torn {
         // `elf_load()` says EFAULT, but there is no program left to tell: bprm_execve() in fs/exec.c.
         task.process.begin_exit(SIGSEGV as i32);

@@ -30,8 +30,14 @@ impl SeccompThread {
 
     pub(super) fn order_memory(&mut self, call: &MemoryCall) -> Result<Result<u64, Errno>, Gone> {
         self.freeze_for_order()?;
-        let text = self.shared.texts.find(call);
+        let text = self.find_text(call);
         self.order_text(call, text)
+    }
+
+    /// What the sandbox knows of the text that a call maps.
+    fn find_text(&self, call: &MemoryCall) -> Option<Text> {
+        let text = self.shared.texts.find(call)?;
+        Some(if self.worker.sites.lock().is_exact() { text.plain() } else { text })
     }
 
     fn order_text(&mut self, call: &MemoryCall, text: Option<Text>) -> Result<Result<u64, Errno>, Gone> {
@@ -92,7 +98,7 @@ impl SeccompThread {
         let (number, mut args) = encode(call);
         let mut text = None;
         if let MemoryCall::MapFile { file, .. } = call {
-            text = self.shared.texts.find(call);
+            text = self.find_text(call);
             match self.held(file).filter(|_| text.as_ref().is_none_or(|text| !text.is_shared())) {
                 Some(held) => args[4] = held as u64,
                 None => {
