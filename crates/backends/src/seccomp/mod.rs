@@ -3,7 +3,8 @@
 //! | module | what |
 //! |---|---|
 //! | `filter` | the host calls that the shim's instructions may make |
-//! | `zygote` | the first worker, and the process from which all others are cloned |
+//! | `launch` | the first worker is executed |
+//! | `zygote` | the process from which all others are cloned |
 //! | `worker` | one address space: its memory, ports and death |
 //! | `thread` | one guest thread: requests, replies, orders |
 //! | `ports`, `frame`, `table` | shared memory with a guest: words, registers, the lanes of calls |
@@ -17,6 +18,7 @@
 
 mod filter;
 mod frame;
+mod launch;
 mod memory;
 mod notify;
 mod pace;
@@ -42,7 +44,7 @@ use reaper::Reaper;
 use texts::Texts;
 use thread::SeccompThread;
 pub use zygote::Born;
-use zygote::Start;
+use zygote::Started;
 
 /// What all workers of a sandbox share on the kernel's side.
 pub struct Shared {
@@ -56,10 +58,10 @@ pub struct Shared {
 }
 
 impl Shared {
-    fn new(reaper: Arc<Reaper>, waiting: Arc<Waiting>, base: u64) -> Shared {
+    fn new(waiting: Arc<Waiting>, base: u64) -> Shared {
         let texts = Texts::new(base + coracle_blobs::label::FAST_ENTRY);
-        let (has_rdpid, xstate) = (has_rdpid(), zygote::xstate());
-        Shared { notifier: Arc::default(), reaper, waiting, has_rdpid, xstate, texts }
+        let (has_rdpid, xstate) = (has_rdpid(), frame::xstate());
+        Shared { notifier: Arc::default(), reaper: Arc::default(), waiting, has_rdpid, xstate, texts }
     }
 
     /// A number that nobody can guess, not zero.
@@ -75,51 +77,51 @@ impl Shared {
 
 /// Workers confined by seccomp.
 pub struct SeccompPlatform {
-    start: Arc<Start>,
+    started: Started,
 }
 
 impl SeccompPlatform {
-    /// Begins to start the first worker, and returns at once. The kernel process must not be process 1 of a pid
-    /// namespace.
+    /// Executes the first worker, and returns before it is ready. The kernel process must not be process 1 of a pid
+    /// namespace, and the calling thread must last: workers die with it.
     pub fn start() -> Result<SeccompPlatform, PlatformError> {
-        SeccompPlatform::start_and(Waiting::default(), None, || ())
+        SeccompPlatform::start_with(Waiting::default(), None)
     }
 
-    /// As `start`, and has `meanwhile` done on another thread while the first worker makes itself ready; `born` before
-    /// that, with its pid.
-    pub fn start_and(
-        waiting: Waiting,
-        born: Option<Born>,
-        meanwhile: impl FnOnce() + Send + 'static,
-    ) -> Result<SeccompPlatform, PlatformError> {
-        Ok(SeccompPlatform { start: zygote::start(Arc::new(waiting), born, meanwhile)? })
+    /// As `start`; `born` is done with the first worker's pid before it makes others.
+    pub fn start_with(waiting: Waiting, born: Option<Born>) -> Result<SeccompPlatform, PlatformError> {
+        Ok(SeccompPlatform { started: zygote::start(Arc::new(waiting), born)? })
+    }
+
+    /// Answers the first worker if it waits for that: called now and then, it makes itself ready beside the caller's
+    /// own work. Never waits.
+    pub fn attend(&self) {
+        self.started.attend();
     }
 }
 
 impl Platform for SeccompPlatform {
     fn spawn(&self) -> Result<Vessel, PlatformError> {
-        let started = self.start.wait()?;
-        let (worker, dock) = started.take().map_err(|error| match error {
+        let (worker, dock) = self.started.take().map_err(|error| match error {
             ForkError::Refused(errno) => PlatformError::Host {
                 what: "cannot clone a worker",
                 source: std::io::Error::from_raw_os_error(errno.raw()),
             },
             ForkError::Gone => PlatformError::Died(Death::Killed),
         })?;
-        let thread = SeccompThread::docked(started.shared.clone(), worker.clone(), dock);
+        let thread = SeccompThread::docked(self.started.shared.clone(), worker.clone(), dock);
         Ok(Vessel { space: worker, thread: Box::new(thread) })
     }
 
     fn waiting(&self) -> Arc<Waiting> {
-        self.start.waiting()
+        self.started.shared.waiting.clone()
     }
 
     fn vvar(&self) -> Option<Arc<VvarMemory>> {
-        Some(self.start.vvar())
+        Some(self.started.vvar())
     }
 
     fn failure(&self) -> Option<PlatformError> {
-        self.start.failure()
+        self.started.failure()
     }
 
     fn name(&self) -> &'static str {

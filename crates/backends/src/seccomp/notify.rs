@@ -1,4 +1,5 @@
-//! The notification thread: decides the few worker calls that the filter leaves to the kernel.
+//! Decides the few worker calls that the filter leaves to the kernel, on a thread of its own once the first program
+//! needs it.
 //!
 //! Kernel threads say beforehand what a worker thread will ask for ([`Notifier::expect`]); what nobody expects
 //! is refused, and is a guest that has jumped into the shim. Arguments are registers, so there is nothing that
@@ -94,6 +95,8 @@ struct Tables {
 pub struct Notifier {
     listener: OnceLock<OwnedFd>,
     tables: Mutex<Tables>,
+    /// It has a thread.
+    serving: Mutex<bool>,
 }
 
 /// `struct seccomp_notif` and what it holds (include/uapi/linux/seccomp.h).
@@ -142,8 +145,6 @@ const CONTINUE: u32 = 1;
 impl Notifier {
     /// Takes over the listener of a filter.
     pub fn open(&self, listener: OwnedFd) {
-        // SAFETY: an ioctl that takes a plain value; older hosts refuse it, which is fine.
-        unsafe { libc::ioctl(listener.as_raw_fd(), SET_FLAGS, SYNC_WAKE_UP) };
         let _ = self.listener.set(listener);
     }
 
@@ -152,10 +153,30 @@ impl Notifier {
         self.listener.get().is_some()
     }
 
-    /// Answers until the last worker with this filter is gone.
-    pub fn serve(&self) {
-        if let Some(fd) = self.listener.get().map(AsRawFd::as_raw_fd) {
-            while self.answer(fd) {}
+    /// Starts the thread that answers until the last worker with this filter is gone. Most programs that are short need
+    /// none, so it is made with the first expectation.
+    pub fn serve(self: &Arc<Notifier>) {
+        let mut serving = self.serving.lock();
+        let Some(fd) = self.listener.get().map(AsRawFd::as_raw_fd).filter(|_| !*serving) else { return };
+        let own = self.clone();
+        let serve = move || {
+            // From now on who answers has nothing else to do.
+            // SAFETY: an ioctl that takes a plain value; older hosts refuse it, which is fine.
+            unsafe { libc::ioctl(fd, SET_FLAGS, SYNC_WAKE_UP) };
+            while own.answer(fd) {}
+        };
+        match std::thread::Builder::new().name("notify".into()).stack_size(128 << 10).spawn(serve) {
+            Ok(_) => *serving = true,
+            Err(error) => log::warn!("no thread can be started that answers workers: {error}"),
+        }
+    }
+
+    /// Answers what waits already; to be called before anything else was expected than the first worker.
+    pub fn answer_waiting(&self) {
+        if let Some(fd) = self.listener.get().map(AsRawFd::as_raw_fd)
+            && ready(fd, 0)
+        {
+            self.answer(fd);
         }
     }
 
@@ -172,9 +193,10 @@ impl Notifier {
     }
 
     /// Thread `tid` is about to ask for this.
-    pub fn expect(&self, tid: u32, what: Expected) -> Arc<Slot> {
+    pub fn expect(self: &Arc<Notifier>, tid: u32, what: Expected) -> Arc<Slot> {
         let slot = Arc::<Slot>::default();
         self.tables.lock().threads.insert(tid, (what, slot.clone()));
+        self.serve();
         slot
     }
 

@@ -123,7 +123,7 @@ impl Pace {
             displaced: None,
             moved: None,
             shared: 0,
-            woken: false,
+            woken: true,
             guest_spin: GUEST_SPIN,
             arrived: 0,
         }
@@ -222,6 +222,14 @@ impl Pace {
             return false;
         }
         let guest = port.get32(word::GUEST_CPU);
+        if self.woken {
+            // Where it runs now is the host's choice. Often that is the very CPU that this thread would move to; and if it
+            // is this one, it goes first.
+            if guest == self.current_cpu() {
+                rustix::thread::sched_yield();
+            }
+            return true;
+        }
         let known = guest != CPU_UNKNOWN;
         if known && (guest == self.current_cpu() || !matches!(BOUND.get(), Bound::Apart(_))) {
             self.bind(Bound::Apart(guest));

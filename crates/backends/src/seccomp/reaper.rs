@@ -22,11 +22,15 @@ struct State {
 }
 
 impl Reaper {
-    /// Serves until there are no children any more: until the zygote is gone too.
-    pub fn serve(&self) {
-        while let Some((pid, death)) = next() {
-            self.record(pid, death);
-        }
+    /// Starts the thread that waits for the workers of process group `group`, until the last of them is gone.
+    pub fn start(self: &Arc<Reaper>, group: i32) -> std::io::Result<()> {
+        let own = self.clone();
+        let serve = move || {
+            while let Some((pid, death)) = next(group) {
+                own.record(pid, death);
+            }
+        };
+        std::thread::Builder::new().name("reaper".into()).stack_size(256 << 10).spawn(serve).map(drop)
     }
 
     /// From now on the death of this worker's process is its own.
@@ -58,13 +62,14 @@ impl Reaper {
     }
 }
 
-/// The next child that ended; `None` when there are none.
-fn next() -> Option<(i32, Death)> {
+/// The next child of this process group that ended; `None` when there are none. A process may serve several sandboxes,
+/// each with a reaper of its own; all workers of one are in the group of the first, which began a session and can neither
+/// leave it nor be joined.
+fn next(group: i32) -> Option<(i32, Death)> {
     loop {
         let mut status = 0;
-        // Only this thread's children: a process may serve several sandboxes, each with a reaper of its own.
         // SAFETY: the host writes one integer.
-        let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::__WNOTHREAD) };
+        let pid = unsafe { libc::waitpid(-group, &raw mut status, 0) };
         if pid > 0 {
             let death = if libc::WIFSIGNALED(status) {
                 Death::Signal(libc::WTERMSIG(status))

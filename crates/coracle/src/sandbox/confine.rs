@@ -5,7 +5,6 @@ use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, sync_channel};
 
 use coracle_backends::confine::{self, ConfineError, Enforced, LastWords, Needs, Reach, Right};
 use rustix::fs::{FileType, Mode, OFlags, RawDir};
@@ -50,31 +49,15 @@ pub fn enter(config: &Config, own: Vec<(PathBuf, Right)>) -> Result<(), Error> {
     Ok(())
 }
 
-/// The wall that all threads stand behind, being put up by one of them.
-pub struct Closing(Option<Receiver<Result<(), ConfineError>>>);
-
-/// What puts it up, once the zygote has been started: that takes longer than this thread would like to wait.
-pub fn close(config: &Config, listener: Option<Listener>) -> (Closing, impl FnOnce() + Send + 'static) {
-    let needs = (config.confine != Confine::Off).then(|| needs(config));
+/// The wall that all threads stand behind. To be put up once nothing more is made ready, before a guest runs.
+pub fn close(config: &Config, listener: Option<Listener>) -> Result<(), Error> {
+    if config.confine == Confine::Off {
+        return Ok(());
+    }
     let report = listener.map(|listener| (listener.fd, (listener.words)(&refused())));
     let name = |number| coracle_kernel::syscalls::find(number).map(|call| call.name);
     let words = LastWords { report, exit_status: 125, name: Some(name), go_on: false };
-    let (done, closed) = sync_channel(1);
-    let close = move || {
-        if let Some(needs) = needs {
-            let _ = done.send(confine::close(needs, words));
-        }
-    };
-    (Closing(needs.map(|_| closed)), close)
-}
-
-impl Closing {
-    /// Waits until it stands. To be called before a guest runs.
-    pub fn wait(self) -> Result<(), Error> {
-        let Some(closed) = self.0 else { return Ok(()) };
-        let gone = || Error::Confine { reason: "the thread that confines the kernel process is gone".into() };
-        Ok(closed.recv().map_err(|_| gone())??)
-    }
+    Ok(confine::close(needs(config), words)?)
 }
 
 /// A run that ended so. Nothing is counted then.

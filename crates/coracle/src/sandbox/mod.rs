@@ -69,15 +69,15 @@ pub fn run(
     own.extend(place.as_ref().map(|place| (place.directory().to_owned(), Right::Sockets)));
     own.extend(group.as_ref().map(|group| (group.parent().1.to_owned(), Right::Groups)));
     confine::enter(config, own)?;
-    let (closing, close) = confine::close(config, listener);
     startup::step("kernel process confined to its files");
-    // Not a call for later: the filter comes from another thread, at a moment that is not known here.
     let nice = rustix::process::getpriority_process(None).unwrap_or(0);
-    let platform: Arc<dyn Platform> = match config.platform {
+    // The first worker makes itself ready beside all that follows, and has an answer between two steps.
+    let seccomp = Arc::new(match config.platform {
         PlatformChoice::Auto | PlatformChoice::Seccomp => {
-            Arc::new(SeccompPlatform::start_and(waiting, group.clone().map(born), close)?)
+            SeccompPlatform::start_with(waiting, group.clone().map(born))?
         }
-    };
+    });
+    let platform: Arc<dyn Platform> = seccomp.clone();
     startup::step("platform on its way");
     let mut view = view::build(config)?;
     startup::step("root of the view built");
@@ -91,6 +91,7 @@ pub fn run(
     };
     let mut parts = view::BuiltParts { upper: &mut view.upper, budget: &view.budget };
     view::mount_all(&world, config, &cred, &mut parts)?;
+    seccomp.attend();
     startup::step("other file systems mounted");
     if let Some(filter) = &config.trace.syscalls {
         world.set_tracer(Arc::new(trace::Strace::new(filter.clone())));
@@ -103,7 +104,7 @@ pub fn run(
     let cwd = view::working_directory(&world, config, &cred)?;
     let terminal = relay::Terminal::save();
     startup::step("environment and directory found");
-    // The first worker is still on its way; what nothing depends on is done meanwhile.
+    seccomp.attend();
     let target = relay::Target::default();
     let mut signals = relay::begin(&target);
     let handler = Arc::new(OnceLock::<Arc<dyn Handler>>::new());
@@ -113,6 +114,7 @@ pub fn run(
         // They have a thread of their own. This one is not to be disturbed by them.
         child::leave_signals(&relay::LIST);
     }
+    seccomp.attend();
     startup::step("reachable for signals, ps, kill and exec");
     let prepared = world
         .prepare(Spawn {
@@ -126,7 +128,9 @@ pub fn run(
         })
         .map_err(program_error)?;
     startup::step("program found and read");
-    closing.wait()?;
+    seccomp.attend();
+    confine::close(config, listener)?;
+    seccomp.attend();
     startup::step("kernel process confined to its host calls");
     let (process, job) = prepared.load().map_err(program_error)?;
     let _ = target.set((Arc::downgrade(&world), Arc::downgrade(&process)));

@@ -164,7 +164,7 @@ impl SeccompThread {
         }
         self.port.set32(word::BATCH_COUNT, (calls.len() + files.len()) as u32);
         let files: Vec<_> = files.iter().map(|source| source.file.clone()).collect();
-        let docked = dock.arrive(&self.shared, &self.worker)?;
+        let docked = dock.arrive(&self.shared)?;
         self.pace.announce(&self.port);
         if !self.shared.notifier.undock(docked, &files, FIRST_FILE) {
             return Err(Gone);

@@ -134,7 +134,7 @@ impl SeccompThread {
         }
         if matches!(self.at, At::Start { ready: false }) {
             if let Some(dock) = self.dock.take() {
-                let docked = dock.arrive(&self.shared, &self.worker)?;
+                let docked = dock.arrive(&self.shared)?;
                 if !self.shared.notifier.undock(docked, &[], 0) {
                     return Err(Gone);
                 }
