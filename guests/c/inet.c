@@ -256,3 +256,33 @@ CASE(v6_defaults)
 		say("%d: %s, %d", *name, result ? err(errno) : "0", value);
 	}
 }
+
+static int bound(int reuse, const char *ip, int port)
+{
+	int s = socket(AF_INET, SOCK_STREAM, 0);
+
+	OK(setsockopt(s, SOL_SOCKET, SO_REUSEADDR, &reuse, sizeof(reuse)));
+	V(bind(s, A(ip, port)));
+	return s;
+}
+
+/* Sockets with SO_REUSEADDR share a port until one of them listens. */
+CASE(shared_ports)
+{
+	int a = bound(1, "127.0.0.1", 0), port = port_of(a), b = bound(1, "127.0.0.1", port), c = bound(1, "0.0.0.0", port);
+	int other = bound(1, "127.0.0.2", port), strict = bound(0, "127.0.0.1", port);
+
+	V(listen(a, 1));
+	V(listen(a, 5));
+	V(listen(b, 1));
+	V(listen(c, 1));
+	V(listen(other, 1));
+	V(listen(strict, 1));
+	bound(1, "127.0.0.1", port);
+	close(a);
+	V(listen(b, 1));
+	V(listen(c, 1));
+	close(b);
+	V(listen(c, 1));
+	V(connect(socket(AF_INET, SOCK_STREAM, 0), A("127.0.0.1", port)));
+}

@@ -25,7 +25,7 @@ pub struct Core {
     place: Mutex<Place>,
 }
 
-#[derive(Default)]
+#[derive(Default, Clone, Copy)]
 struct Place {
     local: Option<Endpoint>,
     /// The port's binding, if this socket owns one.
@@ -78,6 +78,19 @@ impl Core {
     /// Takes a port at any address if it has none (inet_autobind()).
     pub fn autobind(&self) -> Result<()> {
         if self.is_bound() { Ok(()) } else { self.bind_to(Endpoint::any(self.domain, 0)) }
+    }
+
+    /// Takes a port if it has none, and makes the socket a listener by `start`, if nobody else listens there.
+    pub fn listen(&self, start: impl FnOnce()) -> Result<()> {
+        self.autobind()?;
+        let place = *self.place.lock();
+        match place {
+            Place { local: Some(local), ticket: Some(ticket) } => self.space.listen(local.port, ticket, start),
+            _ => {
+                start();
+                Ok(())
+            }
+        }
     }
 
     /// The address that packets to `remote` come from, which becomes the socket's own.

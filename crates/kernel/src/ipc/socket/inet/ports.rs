@@ -106,6 +106,20 @@ impl Space {
         Ok(result)
     }
 
+    /// Lets a bound socket listen unless another does that its binding may not share with (inet_csk_listen_start()
+    /// asks for the port again). `start` makes it a listener, before another is asked about.
+    pub fn listen(&self, port: u16, ticket: u64, start: impl FnOnce()) -> Result<()> {
+        let ports = self.ports.lock();
+        let list = ports.bound.get(&port).map(Vec::as_slice).unwrap_or_default();
+        if let Some(own) = list.iter().find(|binding| binding.ticket == ticket)
+            && list.iter().any(|other| other.ticket != ticket && own.conflicts(other))
+        {
+            return Err(Errno::EADDRINUSE);
+        }
+        start();
+        Ok(())
+    }
+
     /// Gives a port back.
     pub fn unbind(&self, port: u16, ticket: u64) {
         let mut ports = self.ports.lock();

@@ -202,14 +202,16 @@ impl Socket for TcpSocket {
         if self.state.lock().connected {
             return Err(Errno::EINVAL);
         }
-        self.core.autobind()?;
         let backlog = (backlog as u32).min(SOMAXCONN) as usize;
-        let mut state = self.state.lock();
-        match &mut state.pending {
+        let start = || match &mut self.state.lock().pending {
             Some((_, old)) => *old = backlog,
             none => *none = Some((VecDeque::new(), backlog)),
+        };
+        if self.is_listening() {
+            start()
+        } else {
+            self.core.listen(start)?
         }
-        drop(state);
         self.core.space.room.wake_all();
         Ok(())
     }
