@@ -165,7 +165,8 @@ pub mod word {
     pub const RANDOM_LEFT: usize = 0x258;
     /// The mask, [`super::AFFINITY_MAX`] bytes.
     pub const AFFINITY: usize = 0x280;
-    /// [`super::HEAT_SLOTS`] u64: address behind a site, and in the upper 16 bits how often it has trapped.
+    /// In the first port, for all threads: [`super::HEAT_SETS`] times [`super::HEAT_WAYS`] u64, each an address behind a
+    /// site, and in the upper 16 bits how often it has trapped.
     pub const HEAT: usize = 0x400;
     /// `struct new_utsname`.
     pub const UNAME: usize = 0x600;
@@ -189,6 +190,13 @@ pub mod word {
     pub const STACK: usize = 0x8000;
 }
 
+/// Offset in the first port of the set that counts traps before `rip`.
+pub const fn heat_set(rip: u64) -> usize {
+    // Low bits alone are much alike: what follows a call is often aligned.
+    let hash = rip.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    word::HEAT + (hash % HEAT_SETS) as usize * HEAT_WAYS * 8
+}
+
 /// Size of `struct new_utsname` (include/uapi/linux/utsname.h).
 pub const UNAME_SIZE: usize = 390;
 /// Random bytes that a thread is given at a time.
@@ -201,8 +209,10 @@ pub const NO_FILE: u32 = u32::MAX;
 /// Longest mask of CPUs that lane 1 answers.
 pub const AFFINITY_MAX: usize = 128;
 
-/// Sites whose traps a thread counts, each in the slot that its address falls into.
-pub const HEAT_SLOTS: u64 = 64;
+/// Traps are counted by site, in any place of the set that its address falls into; the coldest gives way. All threads
+/// of an address space count together, without care for each other: what is lost is counted the next time.
+pub const HEAT_SETS: u64 = 16;
+pub const HEAT_WAYS: usize = 4;
 /// A site that trapped so often is shown to the kernel, which may rewrite it …
 pub const HOT: u64 = 8;
 /// … or mark it with this as never to be shown again.
@@ -261,6 +271,8 @@ pub mod kind {
     pub const INTERRUPT: u32 = 5;
     /// An order was carried out; `RESULT` holds what it gave.
     pub const DONE: u32 = 6;
+    /// As `TRAP`, at a site that has become hot.
+    pub const HOT_TRAP: u32 = 7;
 }
 
 /// What a reply says to do.

@@ -157,6 +157,37 @@ fn a_hot_site_is_rewritten_and_means_the_same() {
 }
 
 #[test]
+fn threads_count_traps_together() {
+    use std::io::Write;
+    let platform = SeccompPlatform::start().unwrap();
+    // mov $140,%eax; syscall; mov %rax,%rdi; jmp .
+    let code = b"\xb8\x8c\0\0\0\x0f\x05\x48\x89\xc7\xeb\xfe";
+    let mut file = std::fs::File::from(rustix::fs::memfd_create("text", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
+    file.write_all(code).unwrap();
+    let mut vessel = platform.spawn().unwrap();
+    let file = MapSource { file: std::sync::Arc::new(file.into()), key: 1 };
+    let call = MemoryCall::MapFile { address: CODE, len: 0x1000, prot: 5, flags: 0x12, file, offset: 0 };
+    assert_eq!(vessel.thread.memory(&call).unwrap(), Ok(CODE));
+    vessel.thread.freeze(0).unwrap().rip = CODE;
+    let mut lanes = Vec::new();
+    let mut arrived = |thread: &mut dyn Thread| match thread.run(Resume::Continue) {
+        Trap::Syscall { number: 140, lane, .. } => lanes.push(lane),
+        other => panic!("{other:?}"),
+    };
+    arrived(&mut *vessel.thread);
+    // All of them stay, so each has a port that nobody had before.
+    let mut threads = Vec::new();
+    for _ in 0..HOT + 4 {
+        let mut thread = vessel.thread.spawn_thread(&mut |regs| regs.rip = CODE).unwrap();
+        arrived(&mut *thread);
+        threads.push(thread);
+    }
+    let want: Vec<u8> = (0..HOT + 5).map(|round| if round <= HOT { 4 } else { 3 }).collect();
+    assert_eq!(lanes, want);
+    vessel.space.kill();
+}
+
+#[test]
 fn a_site_with_nothing_behind_it_is_rewritten_at_its_mov() {
     use std::io::Write;
     let platform = SeccompPlatform::start().unwrap();

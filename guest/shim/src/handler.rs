@@ -7,8 +7,8 @@ use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use crate::label;
 use crate::port::{
-    BATCH_MAX, CALL_SIZE, COLD, HEAT_SLOTS, HOT, INTERRUPT_SIGNAL, POSTED, REPLIED, TURN, UNCONFINED, action, kind,
-    reply, request, word,
+    BATCH_MAX, CALL_SIZE, COLD, HEAT_WAYS, HOT, INTERRUPT_SIGNAL, POSTED, REPLIED, TURN, UNCONFINED, action, kind,
+    reply, request, heat_set, word,
 };
 use crate::raw::{self, Frame, Port, reg};
 
@@ -173,7 +173,9 @@ fn trapped(port: Port, info: u64, frame: Frame) -> Option<u32> {
     count.store(count.load(Relaxed).wrapping_add(1), Relaxed);
     // No `syscall` stands before the place where the program goes on that the fast path could fall back on.
     let forced = port.u32(word::FORCE_TRAP).swap(0, Relaxed) != 0 || called(info) >= VSYSCALL;
-    if !forced && takes_fast_path(port, number) && !shows_site(port, frame.get(reg::RIP)) {
+    let countable = !forced && takes_fast_path(port, number);
+    let hot = countable && shows_site(port, frame.get(reg::RIP));
+    if countable && !hot {
         // As if the site were a trampoline: RCX is where the program goes on, the `syscall` lies before that.
         port.u64(word::SITE).store(frame.get(reg::RIP), Relaxed);
         frame.set(reg::RCX, frame.get(reg::RIP));
@@ -185,7 +187,7 @@ fn trapped(port: Port, info: u64, frame: Frame) -> Option<u32> {
     for (index, register) in [reg::RDI, reg::RSI, reg::RDX, reg::R10, reg::R8, reg::R9].into_iter().enumerate() {
         port.u64(word::ARGS + index * 8).store(frame.get(register), Relaxed);
     }
-    Some(kind::TRAP)
+    Some(if hot { kind::HOT_TRAP } else { kind::TRAP })
 }
 
 /// Whether the fast path has a way for this call other than the trap.
@@ -198,14 +200,23 @@ fn takes_fast_path(port: Port, number: u64) -> bool {
 /// Counts the trap; `true` when the kernel shall look at the site.
 fn shows_site(port: Port, rip: u64) -> bool {
     const ADDRESS: u64 = (1 << 48) - 1;
-    let slot = port.u64(word::HEAT + ((rip >> 1) % HEAT_SLOTS) as usize * 8);
-    let entry = slot.load(Relaxed);
-    let heat = if entry & ADDRESS == rip & ADDRESS { entry >> 48 } else { 0 };
-    if heat == COLD {
-        return false;
+    let (first, set) = (port.first(), heat_set(rip));
+    let (mut coldest, mut least) = (set, u64::MAX);
+    for place in (0..HEAT_WAYS).map(|way| set + way * 8) {
+        let entry = first.u64(place).load(Relaxed);
+        let heat = entry >> 48;
+        if entry & ADDRESS == rip & ADDRESS {
+            if heat != COLD {
+                first.u64(place).store((rip & ADDRESS) | (heat + 1).min(HOT) << 48, Relaxed);
+            }
+            return heat != COLD && heat >= HOT;
+        }
+        if heat < least {
+            (coldest, least) = (place, heat);
+        }
     }
-    slot.store((rip & ADDRESS) | (heat + 1).min(HOT) << 48, Relaxed);
-    heat >= HOT
+    first.u64(coldest).store((rip & ADDRESS) | 1 << 48, Relaxed);
+    false
 }
 
 /// The address where the program goes on, when a crossing had been redirected to `landing`.

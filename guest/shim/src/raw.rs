@@ -14,6 +14,11 @@ impl Port {
         Port(address & !(crate::port::PORT_SIZE - 1))
     }
 
+    /// The first of this address space.
+    pub fn first(self) -> Port {
+        Port((self.0 & !(crate::port::SHIM_ALIGN - 1)) + crate::port::PORTS_OFFSET)
+    }
+
     pub fn u32(self, offset: usize) -> &'static AtomicU32 {
         // SAFETY: ports are mapped as long as their thread lives, words are aligned, and all access is atomic.
         unsafe { &*((self.0 as usize + offset) as *const AtomicU32) }

@@ -188,8 +188,9 @@ pub fn shown(thread: &mut SeccompThread, rip: u64, number: u64) -> Result<(), Go
     sites.busy.remove(&site);
     if !rewritten {
         sites.refused.insert(site);
-        thread.mark_cold(rip);
     }
+    drop(sites);
+    thread.forget_heat(rip, !rewritten);
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use coracle_abi::Errno;
 use coracle_abi::port::{
-    COLD, HEAT_SLOTS, HOT, PORT_SIZE, PORTS_OFFSET, POSTED, REFRESH_CALL, REPLIED, TURN, action, kind, reply,
+    COLD, HEAT_WAYS, PORT_SIZE, PORTS_OFFSET, POSTED, REFRESH_CALL, REPLIED, TURN, action, heat_set, kind, reply,
     request, word,
 };
 use coracle_blobs::vdso;
@@ -114,9 +114,14 @@ impl SeccompThread {
         &self.worker
     }
 
-    /// The thread need not show this site again.
-    pub fn mark_cold(&self, rip: u64) {
-        self.port.set64(word::HEAT + heat_slot(rip), rip | COLD << 48);
+    /// A site that was shown needs no counting any longer: it is rewritten, or (`cold`) left alone for good.
+    pub fn forget_heat(&self, rip: u64, cold: bool) {
+        const ADDRESS: u64 = (1 << 48) - 1;
+        let (first, set) = (self.worker.ports.port(0), heat_set(rip));
+        let mut places = (0..HEAT_WAYS).map(|way| set + way * 8);
+        if let Some(place) = places.find(|place| first.get64(*place) & ADDRESS == rip & ADDRESS) {
+            first.set64(place, if cold { rip & ADDRESS | COLD << 48 } else { 0 });
+        }
     }
 
     fn address(&self) -> u64 {
@@ -186,7 +191,7 @@ impl SeccompThread {
 
     /// The trap that the present request is.
     fn trap(&mut self, what: u32) -> Result<Trap, Gone> {
-        self.in_call = matches!(what, kind::FAST | kind::TRAP);
+        self.in_call = matches!(what, kind::FAST | kind::TRAP | kind::HOT_TRAP);
         self.by_vdso = false;
         match what {
             kind::FAST => {
@@ -199,7 +204,7 @@ impl SeccompThread {
                 }
                 Ok(call)
             }
-            kind::TRAP => {
+            kind::TRAP | kind::HOT_TRAP => {
                 self.arrive_in_frame()?;
                 let mut trap = self.call(4);
                 if self.port.get32(word::COPY_FAILED) != 0 {
@@ -211,7 +216,7 @@ impl SeccompThread {
                 if let At::Frame(place) = self.at {
                     let rip = frame::rip(&self.port, place);
                     self.mark_refresh(&mut trap, rip);
-                    if self.port.get64(word::HEAT + heat_slot(rip)) == rip | HOT << 48 {
+                    if what == kind::HOT_TRAP {
                         rewrite::shown(self, rip, self.number())?;
                     }
                 }
@@ -397,11 +402,6 @@ fn put_order(port: &Port, number: u64, args: [u64; 6]) {
     for (index, value) in args.into_iter().enumerate() {
         port.set64(word::ORDER + 8 + index * 8, value);
     }
-}
-
-/// Offset of the slot that counts traps before `rip`.
-fn heat_slot(rip: u64) -> usize {
-    ((rip >> 1) % HEAT_SLOTS) as usize * 8
 }
 
 /// Where port `index` lies in the worker.

@@ -19,7 +19,7 @@ impl SeccompThread {
         for _ in 0..3 {
             self.reply(action::TRAP);
             match self.wait()? {
-                kind::TRAP => return self.arrive_in_frame(),
+                kind::TRAP | kind::HOT_TRAP => return self.arrive_in_frame(),
                 kind::FAST => {}
                 _ => break,
             }
