@@ -2,13 +2,14 @@
 //! file description.
 
 use std::any::Any;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use coracle_platform::MapSource;
 use parking_lot::Mutex;
 
-use crate::abi::linux::{O_ACCMODE, O_NONBLOCK, O_PATH, O_RDONLY, O_WRONLY};
+use super::fasync::{Fown, Request};
+use crate::abi::linux::{FASYNC, O_ACCMODE, O_NONBLOCK, O_PATH, O_RDONLY, O_WRONLY};
 use crate::abi::types::Stat;
 use crate::call::Ctx;
 use crate::mem::{Sink, Source};
@@ -131,6 +132,14 @@ pub trait File: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Enters or leaves `O_ASYNC` mode; `false`: this kind of file has none.
+    fn fasync(&self, _request: &Request<'_>) -> bool {
+        false
+    }
+
+    /// The open file has an owner now, for kinds that signal it without `O_ASYNC` (sockets: `SIGURG`).
+    fn owned(&self, _owner: &Arc<Fown>) {}
+
     /// Called at every `close` of a descriptor (`flush` in Linux), even if others remain.
     fn flush(&self, _task: &Arc<Task>) -> Result<()> {
         Ok(())
@@ -194,8 +203,8 @@ pub struct OpenFile {
     pub path: Option<crate::fs::PathRef>,
     /// Unique among all open files of the kernel, never reused.
     pub key: u64,
-    /// `F_SETOWN`, `F_SETSIG`: signed owner as in fcntl(2), signal number.
-    pub owner: Mutex<(i32, i32)>,
+    /// `F_SETOWN`, `F_SETSIG`.
+    owner: OnceLock<Arc<Fown>>,
     /// Called once when the last reference goes.
     on_drop: Mutex<DropActions>,
 }
@@ -225,7 +234,7 @@ impl OpenFile {
             position: Mutex::new(0),
             path,
             key: NEXT_KEY.fetch_add(1, Ordering::Relaxed),
-            owner: Mutex::default(),
+            owner: OnceLock::new(),
             on_drop: Mutex::default(),
         })
     }
@@ -241,6 +250,28 @@ impl OpenFile {
         self.file.flags_changed(new)?;
         self.flags.store(new, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Who is signalled about this file.
+    pub fn owner(&self) -> &Arc<Fown> {
+        self.owner.get_or_init(|| {
+            let owner = Arc::default();
+            self.file.owned(&owner);
+            owner
+        })
+    }
+
+    /// `O_ASYNC`, asked for through descriptor `fd`; `false`: this kind of file has none.
+    pub fn set_async(&self, task: &Arc<Task>, fd: i32, on: bool) -> bool {
+        let request = Request { on, key: self.key, fd, owner: self.owner(), task: Some(task) };
+        let has = self.file.fasync(&request);
+        if has {
+            match on {
+                true => self.flags.fetch_or(FASYNC, Ordering::Relaxed),
+                false => self.flags.fetch_and(!FASYNC, Ordering::Relaxed),
+            };
+        }
+        has
     }
 
     /// `O_NONBLOCK` is set.
@@ -275,6 +306,11 @@ impl OpenFile {
 
 impl Drop for OpenFile {
     fn drop(&mut self) {
+        if self.flags() & FASYNC != 0
+            && let Some(owner) = self.owner.get()
+        {
+            self.file.fasync(&Request { on: false, key: self.key, fd: -1, owner, task: None });
+        }
         for (_, action) in self.on_drop.get_mut().list.drain(..) {
             action(self.key);
         }

@@ -1,7 +1,9 @@
 //! Open files and descriptor tables.
 
+pub mod fasync;
 pub mod file;
 mod table;
 
+pub use fasync::{Band, Fasync, Fown};
 pub use file::{DirEntry, File, Io, Mapped, OpenFile};
 pub use table::{FdEntry, FdTable};

@@ -13,7 +13,8 @@ use parking_lot::Mutex;
 use super::{PathRef, Vfs};
 use crate::abi::types::Stat;
 use crate::call::Ctx;
-use crate::fd::{File, Io, OpenFile};
+use crate::fd::fasync::Request;
+use crate::fd::{Band, Fasync, File, Io, OpenFile};
 use crate::mem::Sink;
 use crate::task::Task;
 use crate::wait::{Events, PollTable, WaitQueue};
@@ -58,6 +59,8 @@ pub struct Watches {
     watches: AtomicUsize,
     instances: AtomicUsize,
     cookie: AtomicU32,
+    /// Who is told by signal.
+    pub dnotify: super::dnotify::Table,
 }
 
 struct Watch {
@@ -70,6 +73,7 @@ struct Watch {
 pub struct Inotify {
     state: Mutex<State>,
     readable: WaitQueue,
+    fasync: Fasync,
     table: Arc<Watches>,
 }
 
@@ -96,8 +100,14 @@ impl Event {
 }
 
 impl Watches {
+    /// Nobody is to be told of anything.
+    fn idle(&self) -> bool {
+        self.watches.load(Ordering::SeqCst) == 0 && self.dnotify.is_empty()
+    }
+
     /// Tells who watches `node`.
     fn tell(&self, node: Id, mask: u32, cookie: u32, name: &[u8], directory: bool) {
+        self.dnotify.tell(node, mask);
         // Dropped after the lock: an instance that ends takes it.
         let mut told = Vec::new();
         let mut by_node = self.by_node.lock();
@@ -125,6 +135,8 @@ impl Watches {
                 }
             }
         }
+        drop(by_node);
+        told.iter().for_each(|instance| instance.fasync.kill(Band::In));
     }
 
     /// A watch ended by itself.
@@ -141,7 +153,12 @@ impl Inotify {
     pub fn new(table: &Arc<Watches>) -> Result<Arc<Inotify>> {
         let more = |count: usize| (count < MAX_INSTANCES).then_some(count + 1);
         table.instances.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).map_err(|_| Errno::EMFILE)?;
-        Ok(Arc::new(Inotify { state: Mutex::default(), readable: WaitQueue::new(), table: table.clone() }))
+        Ok(Arc::new(Inotify {
+            state: Mutex::default(),
+            readable: WaitQueue::new(),
+            fasync: Fasync::default(),
+            table: table.clone(),
+        }))
     }
 
     /// The instance behind an open file; `EINVAL` for others.
@@ -189,6 +206,8 @@ impl Inotify {
             }
         }
         self.table.gone(self, wd);
+        drop(by_node);
+        self.fasync.kill(Band::In);
         Ok(())
     }
 
@@ -298,6 +317,11 @@ impl File for Inotify {
         Ok(0)
     }
 
+    fn fasync(&self, request: &Request<'_>) -> bool {
+        self.fasync.apply(request);
+        true
+    }
+
     fn description(&self) -> String {
         String::from("anon_inode:inotify")
     }
@@ -314,7 +338,7 @@ impl File for Inotify {
 /// Something happened to the node at `place`: told to its watchers and, with its name, to its directory's.
 pub fn event(vfs: &Vfs, place: &PathRef, mask: u32) {
     let watches = &vfs.watches;
-    if watches.watches.load(Ordering::SeqCst) == 0 {
+    if watches.idle() {
         return;
     }
     let directory = place.inode().is_dir();
@@ -331,7 +355,7 @@ pub fn event(vfs: &Vfs, place: &PathRef, mask: u32) {
 
 /// Something happened to `name` in the directory at `parent`.
 pub fn child(vfs: &Vfs, parent: &PathRef, name: &[u8], mask: u32, directory: bool, cookie: u32) {
-    if vfs.watches.watches.load(Ordering::SeqCst) > 0
+    if !vfs.watches.idle()
         && let Ok(id) = parent.inode().id()
     {
         vfs.watches.tell(id, mask, cookie, name, directory);
@@ -340,7 +364,7 @@ pub fn child(vfs: &Vfs, parent: &PathRef, name: &[u8], mask: u32, directory: boo
 
 /// A name was removed and its node may be gone.
 pub fn removed(vfs: &Vfs, parent: &PathRef, name: &[u8], node: &PathRef) {
-    if vfs.watches.watches.load(Ordering::SeqCst) == 0 {
+    if vfs.watches.idle() {
         return;
     }
     let directory = node.inode().is_dir();
@@ -356,13 +380,18 @@ pub fn removed(vfs: &Vfs, parent: &PathRef, name: &[u8], node: &PathRef) {
 
 /// A name was renamed.
 pub fn moved(vfs: &Vfs, from: (&PathRef, &[u8]), to: (&PathRef, &[u8]), node: &PathRef) {
-    if vfs.watches.watches.load(Ordering::SeqCst) == 0 {
+    if vfs.watches.idle() {
         return;
     }
     let cookie = vfs.watches.cookie.fetch_add(1, Ordering::Relaxed) + 1;
     let directory = node.inode().is_dir();
     child(vfs, from.0, from.1, IN_MOVED_FROM, directory, cookie);
     child(vfs, to.0, to.1, IN_MOVED_TO, directory, cookie);
+    if let (Ok(old), Ok(new)) = (from.0.inode().id(), to.0.inode().id())
+        && old == new
+    {
+        vfs.watches.dnotify.tell(old, super::dnotify::RENAMED);
+    }
     if let Ok(id) = node.inode().id() {
         vfs.watches.tell(id, IN_MOVE_SELF, 0, b"", directory);
     }
@@ -396,7 +425,7 @@ pub fn accessed(vfs: &Vfs, open: &OpenFile) {
 }
 
 fn used(vfs: &Vfs, open: &OpenFile, mask: u32) {
-    if vfs.watches.watches.load(Ordering::SeqCst) > 0
+    if !vfs.watches.idle()
         && let Some(place) = &open.path
     {
         event(vfs, place, mask);

@@ -12,6 +12,7 @@ mod context;
 mod dentry;
 pub mod dev;
 mod dir;
+pub mod dnotify;
 pub mod host;
 mod inode;
 pub mod inotify;

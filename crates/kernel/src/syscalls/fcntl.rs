@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use crate::abi::linux::{
     F_ADD_SEALS, F_DUPFD, F_DUPFD_CLOEXEC, F_GET_SEALS, F_GETFD, F_GETFL, F_GETLEASE, F_GETLK, F_GETOWN,
-    F_GETOWN_EX, F_GETPIPE_SZ, F_GETSIG, F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW, F_RDLCK, F_SETFD, F_SETFL,
-    F_SETLEASE, F_SETLK, F_SETLKW, F_SETOWN, F_SETOWN_EX, F_SETPIPE_SZ, F_SETSIG, F_UNLCK, F_WRLCK, FASYNC,
-    FD_CLOEXEC, LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, O_APPEND, O_DIRECT, O_NOATIME, O_NONBLOCK, O_PATH, SEEK_CUR,
-    SEEK_END, SEEK_SET,
+    F_GETOWN_EX, F_GETPIPE_SZ, F_GETSIG, F_NOTIFY, F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW, F_RDLCK, F_SETFD,
+    F_SETFL, F_SETLEASE, F_SETLK, F_SETLKW, F_SETOWN, F_SETOWN_EX, F_SETPIPE_SZ, F_SETSIG, F_UNLCK, F_WRLCK,
+    FASYNC, FD_CLOEXEC, LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, O_APPEND, O_DIRECT, O_NOATIME, O_NONBLOCK, O_PATH,
+    SEEK_CUR, SEEK_END, SEEK_SET,
 };
 use crate::call::{Addr, Ctx, Fd};
 use crate::fd::{FdEntry, OpenFile};
+use crate::fs::dnotify;
 use crate::fs::lock::{Owner, Record, TO_END};
 use crate::fs::mem::MemFile;
 use crate::fs::perm;
@@ -18,7 +19,7 @@ use crate::ipc::pipe::PipeEnd;
 use crate::{Errno, Result, SysResult};
 
 crate::calls! {
-    72 fcntl fcntl, 3 Partial("leases and directory notification are refused");
+    72 fcntl fcntl, 3 Partial("leases are refused");
     73 flock flock, 2 Full;
 }
 
@@ -43,40 +44,22 @@ fn fcntl(cx: &mut Ctx<'_>, fd: Fd, command: u32, argument: u64) -> SysResult {
             Ok(0)
         }
         F_GETFL => Ok(u64::from(file.flags())),
-        F_SETFL => set_flags(cx, &file, argument as u32),
+        F_SETFL => set_flags(cx, fd, &file, argument as u32),
         F_GETLK | F_OFD_GETLK => get_lock(cx, &file, command == F_OFD_GETLK, Addr(argument)),
         F_SETLK | F_SETLKW | F_OFD_SETLK | F_OFD_SETLKW => set_lock(cx, fd, &file, command, Addr(argument)),
-        F_GETOWN => Ok(i64::from(file.owner.lock().0) as u64),
-        F_SETOWN => {
-            let owner = argument as i32;
-            if owner == i32::MIN {
-                return Err(Errno::EINVAL);
-            }
-            file.owner.lock().0 = owner;
-            Ok(0)
-        }
+        F_GETOWN => Ok(i64::from(file.owner().get()) as u64),
+        F_SETOWN => file.owner().set(&cx.task, argument as i32).map(|()| 0),
         F_GETOWN_EX => {
-            let owner = file.owner.lock().0;
-            let pair: [i32; 2] = if owner < 0 { [2, -owner] } else { [1, owner] };
-            cx.mem().write(argument, &pair)?;
+            let (kind, id) = file.owner().get_kind();
+            cx.mem().write(argument, &[kind, id])?;
             Ok(0)
         }
         F_SETOWN_EX => {
             let [kind, id]: [i32; 2] = cx.mem().read(argument)?;
-            let owner = match kind {
-                0 | 1 => id,
-                2 => id.checked_neg().ok_or(Errno::EINVAL)?,
-                _ => return Err(Errno::EINVAL),
-            };
-            file.owner.lock().0 = owner;
-            Ok(0)
+            file.owner().set_kind(&cx.task, kind, id).map(|()| 0)
         }
-        F_GETSIG => Ok(file.owner.lock().1 as u64),
-        F_SETSIG => {
-            let signal = i32::try_from(argument).ok().filter(|signal| (0..=64).contains(signal));
-            file.owner.lock().1 = signal.ok_or(Errno::EINVAL)?;
-            Ok(0)
-        }
+        F_GETSIG => Ok(file.owner().signal() as u64),
+        F_SETSIG => file.owner().set_signal(argument).map(|()| 0),
         F_GETPIPE_SZ => Ok(PipeEnd::of(&file).ok_or(Errno::EBADF)?.size() as u64),
         F_SETPIPE_SZ => PipeEnd::of(&file).ok_or(Errno::EBADF)?.set_size(&cx.task, argument),
         F_GET_SEALS => Ok(u64::from(mem_file(&file)?.seals())),
@@ -84,10 +67,26 @@ fn fcntl(cx: &mut Ctx<'_>, fd: Fd, command: u32, argument: u64) -> SysResult {
             mem_file(&file)?.add_seals(argument as u32)?;
             Ok(0)
         }
+        F_NOTIFY => notify(cx, fd, &file, argument as u32),
         F_GETLEASE => Ok(u64::from(F_UNLCK)),
         F_SETLEASE => Err(Errno::EINVAL),
         _ => Err(Errno::EINVAL),
     }
+}
+
+/// fcntl_dirnotify().
+fn notify(cx: &Ctx<'_>, fd: Fd, file: &OpenFile, argument: u32) -> SysResult {
+    const DN_MULTISHOT: u32 = 0x8000_0000;
+    let files = Arc::as_ptr(&cx.task.files()).addr();
+    let watches = &cx.task.world.vfs.watches;
+    if argument & !DN_MULTISHOT == 0 {
+        watches.dnotify.flush(file, files);
+        return Ok(0);
+    }
+    let node = file.path.as_ref().map(|place| place.inode()).filter(|node| node.is_dir()).ok_or(Errno::ENOTDIR)?;
+    file.owner().set_if_none(&cx.task, false, cx.task.pid());
+    dnotify::Table::ask(watches, file, node.id()?, files, fd.0, argument)?;
+    Ok(0)
 }
 
 fn mem_file(file: &OpenFile) -> Result<&MemFile> {
@@ -95,13 +94,16 @@ fn mem_file(file: &OpenFile) -> Result<&MemFile> {
 }
 
 /// `setfl()`.
-fn set_flags(cx: &Ctx<'_>, file: &OpenFile, value: u32) -> SysResult {
-    const CHANGEABLE: u32 = O_APPEND | O_NONBLOCK | FASYNC | O_DIRECT | O_NOATIME;
+fn set_flags(cx: &Ctx<'_>, fd: Fd, file: &OpenFile, value: u32) -> SysResult {
+    const CHANGEABLE: u32 = O_APPEND | O_NONBLOCK | O_DIRECT | O_NOATIME;
     if value & O_NOATIME != 0 && file.flags() & O_NOATIME == 0 {
         let uid = file.file.stat()?.st_uid;
         if !perm::owns(&cx.task.cred(), uid) {
             return Err(Errno::EPERM);
         }
+    }
+    if (value ^ file.flags()) & FASYNC != 0 {
+        file.set_async(&cx.task, fd.0, value & FASYNC != 0);
     }
     file.set_flags(CHANGEABLE, value)?;
     Ok(0)

@@ -13,6 +13,7 @@ use crate::fd::{FdEntry, FdTable, OpenFile};
 use crate::fs::lock::Owner;
 use crate::fs::mem::MemFile;
 use crate::fs::{NewNode, S_IFDIR, S_IFIFO, S_IFMT, S_IFREG};
+use crate::ipc::socket::SocketFile;
 use crate::task::Task;
 use crate::{Errno, Result, SysResult};
 
@@ -45,6 +46,7 @@ pub fn close_entry(task: &Arc<Task>, files: &FdTable, entry: FdEntry) -> Result<
     {
         vfs.locks.release((stat.st_dev, stat.st_ino), Owner::Posix(owner));
     }
+    vfs.watches.dnotify.flush(&entry.file, std::ptr::from_ref(files).addr());
     entry.file.file.flush(task)
 }
 
@@ -252,6 +254,11 @@ const FIONCLEX: u32 = 0x5450;
 const FIOCLEX: u32 = 0x5451;
 const FIOASYNC: u32 = 0x5452;
 const FIOQSIZE: u32 = 0x5460;
+/// Of sockets (sock_ioctl(), net/socket.c).
+const FIOSETOWN: u32 = 0x8901;
+const SIOCSPGRP: u32 = 0x8902;
+const FIOGETOWN: u32 = 0x8903;
+const SIOCGPGRP: u32 = 0x8904;
 const FIGETBSZ: u32 = 2;
 const FICLONE: u32 = 0x4004_9409;
 const FICLONERANGE: u32 = 0x4020_940d;
@@ -276,10 +283,25 @@ fn ioctl(cx: &mut Ctx<'_>, fd: Fd, command: u32, argument: u64) -> SysResult {
             cx.task.files().set_close_on_exec(fd.0, command == FIOCLEX)?;
             return Ok(0);
         }
-        FIONBIO | FIOASYNC => {
+        FIONBIO => {
             let on: i32 = cx.mem().read(argument)?;
-            let flag = if command == FIONBIO { O_NONBLOCK } else { FASYNC };
-            file.set_flags(flag, if on != 0 { flag } else { 0 })?;
+            file.set_flags(O_NONBLOCK, if on != 0 { O_NONBLOCK } else { 0 })?;
+            return Ok(0);
+        }
+        FIOASYNC => {
+            let on: i32 = cx.mem().read(argument)?;
+            let changes = (on != 0) != (file.flags() & FASYNC != 0);
+            if changes && !file.set_async(&cx.task, fd.0, on != 0) {
+                return Err(Errno::ENOTTY);
+            }
+            return Ok(0);
+        }
+        FIOSETOWN | SIOCSPGRP if SocketFile::of(&file).is_ok() => {
+            let who: i32 = cx.mem().read(argument)?;
+            return file.owner().set(&cx.task, who).map(|()| 0);
+        }
+        FIOGETOWN | SIOCGPGRP if SocketFile::of(&file).is_ok() => {
+            cx.mem().write(argument, &file.owner().get())?;
             return Ok(0);
         }
         FICLONE => return clone_range(cx, &file, Fd(argument as i32)),

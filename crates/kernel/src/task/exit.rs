@@ -45,8 +45,10 @@ pub(super) fn finish(task: &Arc<Task>, mut thread: Box<dyn Thread>) {
 
 /// Closes every descriptor if this was the last user of the table.
 pub(super) fn close_files(task: &Arc<Task>, table: Arc<FdTable>) {
+    let files = Arc::as_ptr(&table).addr();
     let Some(table) = Arc::into_inner(table) else { return };
     for entry in table.remove_if(|_, _| true) {
+        task.world.vfs.watches.dnotify.flush(&entry.file, files);
         let _ = entry.file.file.flush(task);
     }
 }

@@ -18,7 +18,8 @@ use crate::abi::ioctl::FIONREAD;
 use crate::abi::linux::{O_DIRECT, O_NONBLOCK, S_IFIFO};
 use crate::abi::types::Stat;
 use crate::call::Ctx;
-use crate::fd::{File, Io, OpenFile};
+use crate::fd::fasync::Request;
+use crate::fd::{Band, Fasync, File, Io, OpenFile};
 use crate::fs::Inode;
 use crate::ipc::glue;
 use crate::ipc::quota::Quota;
@@ -47,6 +48,9 @@ struct Pipe {
     readable: WaitQueue,
     /// Wait here for room, or for the last reader to leave.
     writable: WaitQueue,
+    /// Told by signal of the same.
+    async_readers: Fasync,
+    async_writers: Fasync,
     /// Wait here, in `open` of a FIFO, for the other side.
     partner: WaitQueue,
     /// What was taken of the sandbox's buffers, and where it goes back.
@@ -124,6 +128,10 @@ impl Pipe {
         }
         if readers == 0 {
             self.writable.wake_all();
+        }
+        if (readers == 0) != (writers == 0) {
+            self.async_readers.kill(Band::In);
+            self.async_writers.kill(Band::Out);
         }
     }
 }
@@ -219,6 +227,7 @@ impl PipeEnd {
     pub fn append(&self, bytes: &[u8]) {
         self.pipe.state.lock().ring.append(bytes);
         self.pipe.readable.wake_all();
+        self.pipe.async_readers.kill(Band::In);
     }
 
     /// Up to `limit` bytes for `splice` or `vmsplice` to give away; none at the end of the file, `EAGAIN` if there is
@@ -266,8 +275,10 @@ impl PipeEnd {
             return Err(Errno::EAGAIN);
         }
         to.pipe.readable.wake_all();
+        to.pipe.async_readers.kill(Band::In);
         if consume {
             self.pipe.writable.wake_all();
+            self.pipe.async_writers.kill(Band::Out);
         }
         Ok(done)
     }
@@ -291,6 +302,7 @@ impl Lent<'_> {
         if wake {
             self.pipe.writable.wake_all();
         }
+        self.pipe.async_writers.kill(Band::Out);
     }
 }
 
@@ -324,6 +336,7 @@ impl File for PipeEnd {
                 if wake {
                     self.pipe.writable.wake_all();
                 }
+                self.pipe.async_writers.kill(Band::Out);
                 result
             }
             None if state.writers == 0 => Ok(0),
@@ -345,6 +358,7 @@ impl File for PipeEnd {
         drop(state);
         if result.is_ok() {
             self.pipe.readable.wake_all();
+            self.pipe.async_readers.kill(Band::In);
         }
         result
     }
@@ -400,6 +414,17 @@ impl File for PipeEnd {
             }
             _ => Err(Errno::ENOTTY),
         }
+    }
+
+    /// pipe_fasync().
+    fn fasync(&self, request: &Request<'_>) -> bool {
+        if self.reads {
+            self.pipe.async_readers.apply(request);
+        }
+        if self.writes {
+            self.pipe.async_writers.apply(request);
+        }
+        true
     }
 
     fn inode(&self) -> Option<Arc<dyn Inode>> {

@@ -206,6 +206,11 @@ impl Line {
         }
     }
 
+    /// Complete lines to read, in canonical mode.
+    pub fn lines(&self) -> usize {
+        self.lines.len()
+    }
+
     /// `VMIN`, if a read that has `count` bytes is to wait for more of them (n_tty_read()).
     pub fn wants_more(&self, count: usize) -> bool {
         !self.termios.canonical() && count > 0 && count < self.termios.min_and_time().0

@@ -19,7 +19,8 @@ use super::glue;
 use crate::abi::linux::{O_NOCTTY, TOSTOP};
 use crate::abi::types::Stat;
 use crate::call::Ctx;
-use crate::fd::{File, Io};
+use crate::fd::fasync::Request;
+use crate::fd::{Band, Fasync, File, Io};
 use crate::fs::dev::Driver;
 use crate::fs::{Inode, Opening, make_dev};
 use crate::mem::{Sink, Source};
@@ -49,6 +50,9 @@ pub struct Pty {
     state: Mutex<State>,
     /// Told of input for programs, of output for the master, and of room for either.
     queue: WaitQueue,
+    /// Told by signal of input for programs, and of output for the master.
+    async_slaves: Fasync,
+    async_master: Fasync,
 }
 
 struct State {
@@ -84,6 +88,14 @@ impl Pty {
         let session = self.session()?;
         let terminal = *session.terminal.lock();
         terminal.map(|terminal| terminal.foreground)
+    }
+
+    /// Who owns nothing yet becomes the foreground group's, or the caller's (__tty_fasync()).
+    fn set_async(&self, list: &Fasync, request: &Request<'_>, foreground: Option<u32>) {
+        if let (Some(task), true) = (request.task, request.on) {
+            request.owner.set_if_none(task, foreground.is_some(), foreground.unwrap_or(task.pid()));
+        }
+        list.apply(request);
     }
 
     /// Sends to the foreground group.
@@ -184,6 +196,8 @@ pub fn open_master(task: &Arc<Task>) -> Result<Arc<dyn File>> {
             session: Weak::new(),
         }),
         queue: WaitQueue::new(),
+        async_slaves: Fasync::default(),
+        async_master: Fasync::default(),
     });
     let master = Arc::new(MasterFile { pty: pty.clone() });
     world.devices.register(pty.rdev(), Arc::new(PtsDriver(Arc::downgrade(&pty))));
@@ -275,12 +289,23 @@ impl File for MasterFile {
             let count = from.take(part)?;
             let mut signals = Vec::new();
             let mut state = self.pty.state.lock();
+            let before = state.line.lines();
             for byte in part.iter().take(count) {
                 signals.extend(state.line.type_byte(*byte));
             }
+            // A line each, or what there is (n_tty_receive_handle_newline(), __receive_buf()).
+            let told = match state.line.termios.canonical() {
+                true => state.line.lines().saturating_sub(before),
+                false => usize::from(state.line.is_readable()),
+            };
+            let echoed = state.line.output() > 0;
             drop(state);
             done += count;
             self.pty.queue.wake_all();
+            (0..told).for_each(|_| self.pty.async_slaves.kill(Band::In));
+            if echoed {
+                self.pty.async_master.kill(Band::In);
+            }
             signals.into_iter().for_each(|number| self.pty.signal(number));
         }
         Ok(done)
@@ -305,6 +330,11 @@ impl File for MasterFile {
         }
         ready.set(Events::HUP, state.opened && state.slaves == 0);
         ready
+    }
+
+    fn fasync(&self, request: &Request<'_>) -> bool {
+        self.pty.set_async(&self.pty.async_master, request, None);
+        true
     }
 
     fn stat(&self) -> Result<Stat> {
@@ -379,6 +409,7 @@ impl File for PtsFile {
             drop(state);
             done += count;
             self.pty.queue.wake_all();
+            self.pty.async_master.kill(Band::In);
         }
         Ok(done)
     }
@@ -419,6 +450,11 @@ impl File for PtsFile {
             ready |= Events::HUP | Events::ERR | Events::READ | Events::WRITE;
         }
         ready
+    }
+
+    fn fasync(&self, request: &Request<'_>) -> bool {
+        self.pty.set_async(&self.pty.async_slaves, request, self.pty.foreground());
+        true
     }
 
     fn stat(&self) -> Result<Stat> {

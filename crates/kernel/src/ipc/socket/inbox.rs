@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::Incoming;
 use super::unix::rights::Rights;
+use super::{Incoming, Notice};
 use crate::abi::net::{MSG_PEEK, MSG_TRUNC};
 use crate::ipc::glue::Ucred;
 use crate::mem::Source;
@@ -18,11 +18,18 @@ pub struct Account {
     limit: AtomicUsize,
     /// Told when there is room again.
     pub writable: WaitQueue,
+    /// Told by signal of the same, and of whatever else the socket has to tell.
+    pub notice: Notice,
 }
 
 impl Account {
     pub fn new(limit: usize) -> Arc<Account> {
-        Arc::new(Account { used: AtomicUsize::new(0), limit: AtomicUsize::new(limit), writable: WaitQueue::new() })
+        Arc::new(Account {
+            used: AtomicUsize::new(0),
+            limit: AtomicUsize::new(limit),
+            writable: WaitQueue::new(),
+            notice: Notice::default(),
+        })
     }
 
     pub fn used(&self) -> usize {
@@ -40,12 +47,20 @@ impl Account {
 
     /// One more packet may be sent (sock_alloc_send_pskb()).
     pub fn has_room(&self) -> bool {
-        self.used() < self.limit()
+        let room = self.used() < self.limit();
+        if !room {
+            self.notice.lacks_space();
+        }
+        room
     }
 
     /// `POLLOUT` (unix_writable()).
     pub fn is_writable(&self) -> bool {
-        self.used().saturating_mul(4) <= self.limit()
+        let writable = self.used().saturating_mul(4) <= self.limit();
+        if !writable {
+            self.notice.lacks_space();
+        }
+        writable
     }
 
     /// Counts `amount` until the result is dropped.
@@ -70,6 +85,7 @@ impl Drop for Charge {
         self.account.used.fetch_sub(self.amount, Ordering::SeqCst);
         if self.account.is_writable() {
             self.account.writable.wake_all();
+            self.account.notice.has_space();
         }
     }
 }
@@ -196,13 +212,20 @@ impl Inbox {
         let peek = message.flags & MSG_PEEK != 0;
         let mut done = 0;
         let mut index = 0;
-        while message.sink.remaining() > 0 {
+        let mut skip = if peek { message.peek_from } else { 0 };
+        while message.sink.remaining() > 0 && done < message.limit {
             let Some(packet) = self.packets.get_mut(index) else { break };
+            if skip > 0 && skip >= packet.size() {
+                skip -= packet.size();
+                index += 1;
+                continue;
+            }
             if credentials && done > 0 && message.cred != Some(packet.cred) {
                 break;
             }
-            let want = packet.size().min(message.sink.remaining());
-            let taken = match discard_or_put(message, packet.bytes().get(..want).unwrap_or_default()) {
+            let from = std::mem::take(&mut skip);
+            let want = (packet.size() - from).min(message.sink.remaining()).min(message.limit - done);
+            let taken = match discard_or_put(message, packet.bytes().get(from..from + want).unwrap_or_default()) {
                 Ok(taken) => taken,
                 Err(error) if done == 0 => return Some(Err(error)),
                 Err(_) => break,
@@ -227,6 +250,17 @@ impl Inbox {
             }
         }
         Some(Ok(done))
+    }
+
+    /// Drops the first byte of a stream.
+    pub fn discard_byte(&mut self, spent: &mut Spent) {
+        if let Some(first) = self.packets.front_mut().filter(|packet| packet.size() > 0) {
+            first.start += 1;
+            self.bytes -= 1;
+            if first.size() == 0 {
+                spent.extend(self.packets.pop_front());
+            }
+        }
     }
 
     /// Reads one packet, discarding what does not fit. `None` if there is none.

@@ -7,6 +7,7 @@
 mod host;
 pub mod inbox;
 pub mod inet;
+mod notice;
 pub mod options;
 pub mod unix;
 
@@ -15,12 +16,14 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 pub use self::inbox::{Account, Inbox, Packet};
+pub use self::notice::Notice;
 pub use self::options::Options;
 use super::glue::{self, Ucred};
 use crate::abi::ioctl::{FIONREAD, TIOCOUTQ};
 use crate::abi::net::{MSG_DONTWAIT, SHUT_RD, SHUT_RDWR, SHUT_WR, SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM};
 use crate::abi::types::Stat;
 use crate::call::Ctx;
+use crate::fd::fasync::{Fown, Request};
 use crate::fd::{File, Io, OpenFile};
 use crate::fs::S_IFSOCK;
 use crate::mem::{Sink, Source};
@@ -103,7 +106,12 @@ pub struct Incoming<'a> {
     pub sink: &'a mut dyn Sink,
     /// `MSG_*` as asked for.
     pub flags: u32,
-    /// Results from here on. The sender's address, family included; empty: none.
+    /// Of a stream: read no further than so many bytes, and when peeking look over so many.
+    pub limit: usize,
+    pub peek_from: usize,
+    /// Results from here on. A stream goes no further with this call (urgent data).
+    pub stop: bool,
+    /// The sender's address, family included; empty: none.
     pub address: Vec<u8>,
     pub files: Vec<Arc<OpenFile>>,
     pub cred: Option<Ucred>,
@@ -115,7 +123,18 @@ pub struct Incoming<'a> {
 
 impl<'a> Incoming<'a> {
     pub fn new(sink: &'a mut dyn Sink, flags: u32) -> Incoming<'a> {
-        Incoming { sink, flags, address: Vec::new(), files: Vec::new(), cred: None, full_len: 0, out_flags: 0 }
+        Incoming {
+            sink,
+            flags,
+            limit: usize::MAX,
+            peek_from: 0,
+            stop: false,
+            address: Vec::new(),
+            files: Vec::new(),
+            cred: None,
+            full_len: 0,
+            out_flags: 0,
+        }
     }
 }
 
@@ -129,6 +148,10 @@ pub trait Socket: Send + Sync + 'static {
     }
     /// Options of `SOL_SOCKET`.
     fn options(&self) -> &Options;
+    /// Who is told by signal; `None`: nobody can be.
+    fn notice(&self) -> Option<&Notice> {
+        None
+    }
     fn bind(&self, cx: &mut Ctx<'_>, address: &[u8]) -> Result<()>;
     /// `EAGAIN`: wait until `poll` changes, then call again. `nonblocking`: `EINPROGRESS` where it takes time.
     fn connect(&self, cx: &mut Ctx<'_>, address: &[u8], nonblocking: bool) -> Result<()>;
@@ -222,6 +245,17 @@ impl File for SocketFile {
 
     fn poll(&self, table: &mut PollTable) -> Events {
         self.socket.poll(table)
+    }
+
+    /// sock_fasync().
+    fn fasync(&self, request: &Request<'_>) -> bool {
+        self.socket.notice().map(|notice| notice.fasync.apply(request)).is_some()
+    }
+
+    fn owned(&self, owner: &Arc<Fown>) {
+        if let Some(notice) = self.socket.notice() {
+            notice.set_owner(owner);
+        }
     }
 
     fn stat(&self) -> Result<Stat> {

@@ -114,6 +114,11 @@ impl Options {
         self.0.lock().linger == Some(0)
     }
 
+    /// `SO_RCVLOWAT`.
+    pub fn low_water(&self) -> usize {
+        usize::try_from(self.0.lock().low_water).unwrap_or(1)
+    }
+
     /// What an accepted socket inherits.
     pub fn inherit(&self) -> Options {
         Options(Mutex::new(self.0.lock().clone()))

@@ -143,7 +143,7 @@ fn receive(cx: &mut Ctx<'_>, file: &OpenFile, ranges: Vec<Iovec>, flags: u32) ->
             Err(_) if done > 0 => break,
             Err(error) => return Err(error),
         }
-        if !goes_on || message.sink.remaining() == 0 || !message.files.is_empty() {
+        if !goes_on || message.stop || message.sink.remaining() == 0 || !message.files.is_empty() {
             break;
         }
     }

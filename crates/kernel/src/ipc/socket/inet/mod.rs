@@ -11,6 +11,7 @@ mod tcp;
 #[cfg(test)]
 mod tests;
 mod udp;
+mod urgent;
 
 use std::sync::Arc;
 

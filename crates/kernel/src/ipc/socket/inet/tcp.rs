@@ -11,12 +11,14 @@ use super::address::{Endpoint, family};
 use super::core::Core;
 use super::lo;
 use super::ports::{Owner, Space};
-use crate::abi::net::{AF_UNSPEC, MSG_NOSIGNAL, MSG_OOB};
+use super::urgent::Urgent;
+use crate::abi::net::{AF_UNSPEC, MSG_NOSIGNAL, MSG_OOB, SO_OOBINLINE};
 use crate::call::Ctx;
+use crate::fd::Band;
 use crate::ipc::glue;
 use crate::ipc::socket::inbox::take_bytes;
 use crate::ipc::socket::unix::SOMAXCONN;
-use crate::ipc::socket::{Account, Inbox, Incoming, Kind, Options, Outgoing, Packet, Shut, Socket};
+use crate::ipc::socket::{Account, Inbox, Incoming, Kind, Notice, Options, Outgoing, Packet, Shut, Socket};
 use crate::wait::{Events, PollTable};
 use crate::{Errno, Result, SysResult};
 
@@ -25,6 +27,8 @@ const BUFFER: usize = 2_500_000;
 /// One side's part of that when the other side's is chosen (`tcp_wmem`, `tcp_rmem`).
 const SEND_BUFFER: usize = 87_040;
 const RECEIVE_BUFFER: usize = 131_072;
+/// Whether the next byte is urgent (sockatmark(3)).
+const SIOCATMARK: u32 = 0x8905;
 /// Bytes of one packet.
 const CHUNK: usize = 65536;
 
@@ -37,16 +41,19 @@ pub struct TcpSocket {
 }
 
 #[derive(Default)]
-struct State {
-    inbox: Inbox,
+pub(super) struct State {
+    pub(super) inbox: Inbox,
+    /// Bytes that ever came (`rcv_nxt`).
+    pub(super) received: u64,
+    pub(super) urgent: Option<Urgent>,
     remote: Option<Endpoint>,
     other: Option<Arc<TcpSocket>>,
     pending: Option<(VecDeque<Arc<TcpSocket>>, usize)>,
-    shut: Shut,
+    pub(super) shut: Shut,
     error: Option<Errno>,
     /// A connection that was made without waiting, and not reported yet.
     in_progress: bool,
-    connected: bool,
+    pub(super) connected: bool,
     /// The other end has torn the connection down: there is no peer any more (`TCP_CLOSE`).
     was_reset: bool,
     closed: bool,
@@ -109,7 +116,9 @@ impl TcpSocket {
             state.connected = true;
         }
         listener.core.readable.wake_all();
+        listener.account.notice.tell(Band::In);
         self.wake();
+        self.account.notice.tell(Band::Out);
         Ok(())
     }
 
@@ -132,6 +141,21 @@ impl TcpSocket {
         state.was_reset = true;
         drop(state);
         self.wake();
+        self.account.notice.tell(Band::Err);
+    }
+
+    /// The other end sends no more (tcp_fin()).
+    fn finish(&self) {
+        let mut state = self.state.lock();
+        state.shut.receive = true;
+        let band = if state.shut.both() { Band::Hup } else { Band::In };
+        drop(state);
+        self.wake();
+        self.account.notice.tell(band);
+    }
+
+    fn takes_urgent_inline(&self) -> bool {
+        self.core.options.is_on(SO_OOBINLINE)
     }
 
     fn broken(&self, message: &Outgoing<'_>) -> Errno {
@@ -158,6 +182,10 @@ impl Socket for TcpSocket {
 
     fn options(&self) -> &Options {
         &self.core.options
+    }
+
+    fn notice(&self) -> Option<&Notice> {
+        Some(&self.account.notice)
     }
 
     fn bind(&self, cx: &mut Ctx<'_>, address: &[u8]) -> Result<()> {
@@ -233,10 +261,12 @@ impl Socket for TcpSocket {
         };
         let Some(other) = other.filter(|_| !shut.send && !failed) else { return Err(self.broken(message)) };
         self.set_room(&other);
+        let urgent = message.flags & MSG_OOB != 0;
         let mut done = 0;
         while message.source.remaining() > 0 {
             let room = self.account.limit().saturating_sub(self.account.used());
             if room == 0 {
+                self.account.notice.lacks_space();
                 return if done > 0 { Ok(done) } else { Err(Errno::EAGAIN) };
             }
             let len = message.source.remaining().min(CHUNK).min(room);
@@ -244,8 +274,10 @@ impl Socket for TcpSocket {
                 Ok(data) => data,
                 Err(error) => return if done > 0 { Ok(done) } else { Err(error) },
             };
+            let last = data.last().copied().filter(|_| urgent);
             let charge = self.account.charge(len);
             let packet = Packet::new(data, Arc::default(), message.cred, Some(charge));
+            let mut spent = Vec::new();
             let mut state = other.state.lock();
             if state.closed {
                 // The first bytes are sent and answered with a reset; the next call sees it.
@@ -254,9 +286,21 @@ impl Socket for TcpSocket {
                 self.reset(Errno::EPIPE);
                 return Ok(done + len);
             }
+            if urgent {
+                state.forget_urgent(other.takes_urgent_inline(), &mut spent);
+            }
             state.inbox.push_bytes(packet);
+            state.received += len as u64;
+            if let Some(byte) = last {
+                state.mark_urgent(byte);
+            }
             drop(state);
+            drop(spent);
+            if urgent {
+                other.account.notice.urgent();
+            }
             other.core.readable.wake_all();
+            other.account.notice.tell(Band::In);
             done += len;
         }
         Ok(done)
@@ -264,12 +308,18 @@ impl Socket for TcpSocket {
 
     /// tcp_recvmsg(), without its waiting.
     fn recv(&self, message: &mut Incoming<'_>) -> Result<usize> {
-        if message.flags & MSG_OOB != 0 {
-            return Err(Errno::EINVAL);
-        }
+        let inline = self.takes_urgent_inline();
         let mut spent = Vec::new();
         let mut state = self.state.lock();
-        let result = match state.inbox.read_stream(message, false, &mut spent) {
+        if message.flags & MSG_OOB != 0 {
+            // Of a listener nothing is read.
+            return if state.pending.is_some() {
+                Err(Errno::ENOTCONN)
+            } else {
+                state.receive_urgent(message, inline)
+            };
+        }
+        let result = match state.read(message, inline, &mut spent) {
             Some(result) => result,
             None if state.shut.receive && state.error != Some(Errno::ECONNRESET) => Ok(0),
             None => match state.error.take() {
@@ -301,8 +351,7 @@ impl Socket for TcpSocket {
             state.other.clone()
         };
         if let Some(other) = other.filter(|_| how.send) {
-            other.state.lock().shut.receive = true;
-            other.wake();
+            other.finish();
         }
         self.wake();
         Ok(())
@@ -345,9 +394,11 @@ impl Socket for TcpSocket {
         if state.shut.receive {
             ready |= Events::READ | Events::RDHUP;
         }
-        if !state.inbox.is_empty() {
+        let inline = self.takes_urgent_inline();
+        if state.inbox.bytes() >= self.core.options.low_water().saturating_add(state.at_urgent(inline).into()) {
             ready |= Events::READ;
         }
+        ready.set(Events::PRI, state.urgent.is_some_and(|urgent| urgent.byte.is_some()));
         if state.shut.send || self.account.is_writable() {
             ready |= Events::WRITE;
         }
@@ -370,11 +421,16 @@ impl Socket for TcpSocket {
         if state.pending.is_some() {
             return Err(Errno::EINVAL);
         }
-        Ok((state.inbox.bytes(), self.account.used()))
+        Ok((state.readable(self.takes_urgent_inline()), self.account.used()))
     }
 
     fn ioctl(&self, cx: &mut Ctx<'_>, command: u32, argument: u64) -> SysResult {
-        lo::ioctl(cx, command, argument)
+        if command != SIOCATMARK {
+            return lo::ioctl(cx, command, argument);
+        }
+        let at_mark = self.state.lock().at_urgent(false);
+        cx.mem().write(argument, &i32::from(at_mark))?;
+        Ok(0)
     }
 
     fn close(&self) {
@@ -404,8 +460,7 @@ impl TcpSocket {
             if !spent.is_empty() || self.core.options.resets_on_close() {
                 other.reset(Errno::ECONNRESET);
             } else {
-                other.state.lock().shut.receive = true;
-                other.wake();
+                other.finish();
             }
         }
         for socket in pending {

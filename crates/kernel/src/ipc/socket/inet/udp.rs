@@ -11,8 +11,9 @@ use super::lo;
 use super::ports::{Owner, Space};
 use crate::abi::net::{AF_UNSPEC, MSG_OOB};
 use crate::call::Ctx;
+use crate::fd::Band;
 use crate::ipc::socket::inbox::take_bytes;
-use crate::ipc::socket::{Inbox, Incoming, Kind, Options, Outgoing, Packet, Shut, Socket};
+use crate::ipc::socket::{Inbox, Incoming, Kind, Notice, Options, Outgoing, Packet, Shut, Socket};
 use crate::wait::{Events, PollTable};
 use crate::{Errno, Result, SysResult};
 
@@ -24,6 +25,7 @@ const OVERHEAD: usize = 576;
 /// One socket.
 pub struct UdpSocket {
     core: Core,
+    notice: Notice,
     state: Mutex<State>,
 }
 
@@ -39,6 +41,7 @@ impl UdpSocket {
     pub fn new(space: &Arc<Space>, domain: u32) -> Arc<UdpSocket> {
         Arc::new_cyclic(|me| UdpSocket {
             core: Core::new(space, domain, Options::default(), Owner::Udp(me.clone())),
+            notice: Notice::default(),
             state: Mutex::default(),
         })
     }
@@ -53,6 +56,7 @@ impl UdpSocket {
             state.inbox.push(packet);
             drop(state);
             self.core.readable.wake_all();
+            self.notice.tell(Band::In);
         }
     }
 
@@ -76,6 +80,10 @@ impl Socket for UdpSocket {
 
     fn options(&self) -> &Options {
         &self.core.options
+    }
+
+    fn notice(&self) -> Option<&Notice> {
+        Some(&self.notice)
     }
 
     fn bind(&self, cx: &mut Ctx<'_>, address: &[u8]) -> Result<()> {
@@ -139,6 +147,7 @@ impl Socket for UdpSocket {
             None if remote.is_some() => {
                 self.state.lock().error = Some(Errno::ECONNREFUSED);
                 self.core.readable.wake_all();
+                self.notice.tell(Band::Err);
             }
             None => {}
         }

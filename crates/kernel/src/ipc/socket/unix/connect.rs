@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{Bound, Name, UnixSocket};
+use crate::fd::Band;
 use crate::ipc::glue;
 use crate::task::Task;
 use crate::{Errno, Result};
@@ -111,6 +112,7 @@ impl UnixSocket {
             state.connected = true;
         }
         listener.readable.wake_all();
+        listener.account.notice.tell(Band::In);
         self.wake();
         Ok(())
     }

@@ -16,10 +16,10 @@ use parking_lot::Mutex;
 pub use self::names::{Name, Space};
 use super::inbox::Spent;
 use super::options::{DEFAULT_BUFFER, connected_kind};
-use super::{Account, Inbox, Incoming, Kind, Options, Outgoing, Shut, Socket};
+use super::{Account, Inbox, Incoming, Kind, Notice, Options, Outgoing, Shut, Socket};
 use crate::abi::net::{AF_UNIX, MSG_OOB, SO_PEERCRED, SO_PEERGROUPS, SO_SNDBUF, SOL_SOCKET};
 use crate::call::Ctx;
-use crate::fd::OpenFile;
+use crate::fd::{Band, OpenFile};
 use crate::fs::Inode;
 use crate::ipc::glue::{self, Ucred};
 use crate::wait::{Events, PollTable, WaitQueue};
@@ -135,6 +135,16 @@ impl UnixSocket {
         self.readable.wake_all();
         self.account.writable.wake_all();
     }
+
+    /// As `wake`, for the other end, which shut down (`how`) or closed: unix_shutdown(), unix_release_sock().
+    fn wake_peer(&self, shut: Shut) {
+        self.wake();
+        if shut.both() {
+            self.account.notice.tell(Band::Hup);
+        } else if shut.receive {
+            self.account.notice.tell(Band::In);
+        }
+    }
 }
 
 impl Socket for UnixSocket {
@@ -148,6 +158,10 @@ impl Socket for UnixSocket {
 
     fn options(&self) -> &Options {
         &self.options
+    }
+
+    fn notice(&self) -> Option<&Notice> {
+        Some(&self.account.notice)
     }
 
     fn bind(&self, cx: &mut Ctx<'_>, address: &[u8]) -> Result<()> {
@@ -283,7 +297,7 @@ impl Socket for UnixSocket {
         };
         if let Some(peer) = peer.filter(|_| connected_kind(self.kind)) {
             peer.state.lock().shut.add(how.mirrored());
-            peer.wake();
+            peer.wake_peer(how.mirrored());
         }
         self.wake();
         Ok(())
@@ -407,7 +421,7 @@ impl Socket for UnixSocket {
                 state.error = Some(Errno::ECONNRESET);
             }
             drop(state);
-            peer.wake();
+            peer.wake_peer(Shut { receive: true, send: true });
         }
         for socket in pending {
             socket.abort();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::UnixSocket;
 use super::rights::Rights;
 use crate::abi::net::MSG_NOSIGNAL;
+use crate::fd::Band;
 use crate::ipc::glue;
 use crate::ipc::socket::inbox::{take_bytes, true_size};
 use crate::ipc::socket::{Kind, Outgoing, Packet};
@@ -68,6 +69,7 @@ impl UnixSocket {
         state.inbox.push(packet);
         drop(state);
         self.readable.wake_all();
+        self.account.notice.tell(Band::In);
         Ok(())
     }
 
