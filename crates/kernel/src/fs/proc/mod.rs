@@ -4,6 +4,7 @@
 //! [`pid`] and its neighbours, those about the sandbox as a whole in [`system`], [`sysctl`] and [`net`].
 
 mod access;
+mod counters;
 mod cpuinfo;
 mod fds;
 mod limits;
@@ -18,6 +19,7 @@ mod sockets;
 mod stat;
 mod status;
 mod sysctl;
+mod sysctl_net;
 mod system;
 mod sysvipc;
 #[cfg(test)]

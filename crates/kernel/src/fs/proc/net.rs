@@ -1,35 +1,51 @@
 //! `/proc/PID/net`: the tables of the socket layer.
 
-use super::{About, Entry, line, sockets};
+use super::{About, Entry, counters, line, sockets};
 use crate::Result;
 use crate::fs::Who;
 use crate::ipc::socket::Kind;
 
 pub const ENTRIES: &[Entry] = &[
+    Entry::text("anycast6", 0o444, |_, _| Ok(Vec::new())),
     Entry::text("arp", 0o444, |_, _| {
         line("IP address       HW type     Flags       HW address            Mask     Device")
     }),
     Entry::text("dev", 0o444, show_dev),
     Entry::text("dev_mcast", 0o444, |_, _| Ok(Vec::new())),
+    Entry::dir("dev_snmp6", &[&[Entry::text("lo", 0o444, counters::show_device)]]),
     Entry::text("fib_trie", 0o444, |_, _| Ok(Vec::new())),
     Entry::text("icmp", 0o444, |_, _| Ok(ip_head(IP_DATAGRAM))),
+    Entry::text("icmp6", 0o444, |_, _| Ok(ip_head(IP6_DATAGRAM))),
     Entry::text("if_inet6", 0o444, |_, _| line("00000000000000000000000000000001 01 80 10 80       lo")),
     Entry::text("igmp", 0o444, |_, _| line("Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter")),
+    Entry::text("igmp6", 0o444, |_, _| Ok(Vec::new())),
+    Entry::text("ip6_flowlabel", 0o444, |_, _| {
+        line("Label S Owner  Users  Linger Expires  Dst                              Opt")
+    }),
     Entry::text("ipv6_route", 0o444, |_, _| Ok(Vec::new())),
+    Entry::text("mcfilter", 0o444, |_, _| Ok(Vec::new())),
+    Entry::text("mcfilter6", 0o444, |_, _| Ok(Vec::new())),
     Entry::text("netlink", 0o444, |_, _| {
         line("sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops    Inode   ")
     }),
-    Entry::text("netstat", 0o444, |_, _| Ok(Vec::new())),
+    Entry::text("netstat", 0o444, counters::show_netstat),
     Entry::text("packet", 0o444, |_, _| line("sk               RefCnt Type Proto  Iface R Rmem   User   Inode")),
     Entry::text("protocols", 0o444, show_protocols),
+    // Ticks of the packet scheduler's clock (psched_show() in net/sched/sch_api.c).
+    Entry::text("psched", 0o444, |_, _| line("000003e8 00000040 000f4240 3b9aca00")),
+    Entry::text("ptype", 0o444, |_, _| {
+        line("Type Device      Function\n0800          ip_rcv\n86dd          ipv6_rcv")
+    }),
     Entry::text("raw", 0o444, |about, _| table(about, IP_DATAGRAM, false, Kind::Raw)),
     Entry::text("raw6", 0o444, |about, _| table(about, IP6_DATAGRAM, true, Kind::Raw)),
     Entry::text("route", 0o444, show_route),
+    Entry::text("rt6_stats", 0o444, |_, _| line("0000 0001 0000 0001 0000 0000 0000")),
     Entry::text("rt_cache", 0o444, |_, _| Ok(Vec::new())),
-    Entry::text("snmp", 0o444, |_, _| Ok(Vec::new())),
+    Entry::text("snmp", 0o444, counters::show_snmp),
+    Entry::text("snmp6", 0o444, counters::show_snmp6),
     Entry::text("sockstat", 0o444, show_sockstat),
     Entry::text("sockstat6", 0o444, |_, _| Ok(b"TCP6: inuse 0\nUDP6: inuse 0\nRAW6: inuse 0\n".to_vec())),
-    Entry::text("softnet_stat", 0o444, |_, _| Ok(Vec::new())),
+    Entry::text("softnet_stat", 0o444, show_softnet),
     Entry::text("tcp", 0o444, |about, _| table(about, TCP, false, Kind::Stream)),
     Entry::text("tcp6", 0o444, |about, _| table(about, TCP6, true, Kind::Stream)),
     Entry::text("udp", 0o444, |about, _| table(about, IP_DATAGRAM, false, Kind::Datagram)),
@@ -93,6 +109,13 @@ fn show_sockstat(about: &About, _who: Who<'_>) -> Result<Vec<u8>> {
         lines(false, Kind::Raw)
     );
     Ok(text.into_bytes())
+}
+
+/// A line for each CPU: thirteen counters, its number, one more (softnet_seq_show() in net/core/net-procfs.c).
+fn show_softnet(about: &About, _who: Who<'_>) -> Result<Vec<u8>> {
+    let zeros = ["00000000"; 12].join(" ");
+    let lines = about.world.config.cpus.iter().map(|cpu| format!("{zeros} {cpu:08x} 00000000 00000000\n"));
+    Ok(lines.collect::<String>().into_bytes())
 }
 
 /// Head and lines of a table of internet sockets.

@@ -20,6 +20,9 @@ const PROCESS: &[Entry] = &[
     polled("mountstats", 0o400, |about, _| mounts(about, Table::Stats)),
     Entry::control("autogroup", 0o644, |_, _| line("/autogroup-1 nice 0"), |_, _, _| Err(Errno::EPERM)),
     Entry::control("timerslack_ns", 0o666, show_slack, store_slack),
+    Entry::text("timens_offsets", 0o644, |about, _| {
+        about.live().and_then(|_| line("monotonic           0         0\nboottime            0         0"))
+    }),
     Entry::text("timers", 0o444, |about, _| about.live().map(|_| Vec::new())),
     Entry::control("coredump_filter", 0o644, show_dump_filter, store_dump_filter),
 ];
@@ -339,7 +342,10 @@ enum Table {
 fn mounts(about: &About, table: Table) -> Result<Vec<u8>> {
     // A zombie has no root any more: EINVAL (mounts_open_common, fs/proc_namespace.c).
     let (_, task) = subject(about)?;
-    let root = task.ok_or(Errno::EINVAL)?.fs().root();
+    let root = match init_place(about) {
+        Some(root) => root,
+        None => task.ok_or(Errno::EINVAL)?.fs().root(),
+    };
     let mounts = &about.world.vfs.mounts;
     let text = match table {
         Table::Mounts => mounts.text(&root),

@@ -11,12 +11,16 @@ use crate::syscalls::system::{RELEASE, VERSION};
 use crate::task::usage;
 
 pub const ENTRIES: &[Entry] = &[
+    Entry::text("buddyinfo", 0o444, show_buddyinfo),
     Entry::text("cgroups", 0o444, show_cgroups),
     Entry::text("cmdline", 0o444, |_, _| line("")),
     Entry::text("consoles", 0o444, |_, _| Ok(Vec::new())),
     Entry::text("cpuinfo", 0o444, cpuinfo::show),
+    // No AF_ALG, no algorithms.
+    Entry::text("crypto", 0o444, |_, _| Ok(Vec::new())),
     Entry::text("devices", 0o444, show_devices),
     Entry::text("diskstats", 0o444, |_, _| Ok(Vec::new())),
+    Entry::text("execdomains", 0o444, |_, _| line("0-0\tLinux           \t[kernel]")),
     Entry::text("filesystems", 0o444, show_filesystems),
     Entry::text("interrupts", 0o444, show_interrupts),
     Entry::text("loadavg", 0o444, show_loadavg),
@@ -31,9 +35,15 @@ pub const ENTRIES: &[Entry] = &[
     Entry::text("uptime", 0o444, show_uptime),
     Entry::text("version", 0o444, show_version),
     Entry::text("vmstat", 0o444, show_vmstat),
-    Entry::text("zoneinfo", 0o444, |_, _| Ok(Vec::new())),
+    Entry::text("zoneinfo", 0o444, show_zoneinfo),
     Entry::dir("sysvipc", &[super::sysvipc::ENTRIES]),
-    Entry::dir("tty", &[&[Entry::text("drivers", 0o444, show_tty_drivers)]]),
+    Entry::dir(
+        "tty",
+        &[&[
+            Entry::text("drivers", 0o444, show_tty_drivers),
+            Entry::text("ldiscs", 0o444, |_, _| line("n_tty       0")),
+        ]],
+    ),
     Entry::dir("fs", &[]),
     Entry::dir("bus", &[]),
     Entry::dir("driver", &[]),
@@ -164,6 +174,42 @@ fn show_vmstat(about: &About, _who: Who<'_>) -> Result<Vec<u8>> {
     ] {
         _ = writeln!(text, "{name} {value}");
     }
+    Ok(text.into_bytes())
+}
+
+/// One zone with all memory, whose free part lies in as large blocks as there are (frag_show_print() in mm/vmstat.c).
+fn show_buddyinfo(about: &About, _who: Who<'_>) -> Result<Vec<u8>> {
+    const LARGEST: u64 = 10;
+    let pages = meminfo::memory(&about.world).free / crate::abi::PAGE_SIZE;
+    let mut text = format!("Node 0, zone {:>8} ", "Normal");
+    (0..LARGEST).for_each(|order| _ = write!(text, "{:>6} ", pages >> order & 1));
+    line(format_args!("{text}{:>6} ", pages >> LARGEST))
+}
+
+/// That zone, as far as it is a matter of its size (zoneinfo_show_print() in mm/vmstat.c).
+fn show_zoneinfo(about: &About, _who: Who<'_>) -> Result<Vec<u8>> {
+    let memory = meminfo::memory(&about.world);
+    let pages = |bytes: u64| bytes / crate::abi::PAGE_SIZE;
+    let mut text = String::from("Node 0, zone   Normal\n  per-node stats\n");
+    for (name, bytes) in [
+        ("nr_inactive_anon", memory.shared),
+        ("nr_active_anon", memory.anonymous),
+        ("nr_active_file", memory.mapped),
+        ("nr_anon_pages", memory.anonymous),
+        ("nr_mapped", memory.mapped),
+        ("nr_file_pages", memory.mapped.saturating_add(memory.shared)),
+        ("nr_shmem", memory.shared),
+    ] {
+        _ = writeln!(text, "      {name:<12} {}", pages(bytes));
+    }
+    _ = writeln!(text, "  pages free     {}", pages(memory.free));
+    for (name, value) in [("boost", 0), ("min", 0), ("low", 0), ("high", 0)] {
+        _ = writeln!(text, "        {name:<8} {value}");
+    }
+    for name in ["spanned", "present", "managed"] {
+        _ = writeln!(text, "        {name:<8} {}", pages(memory.total));
+    }
+    text.push_str("        protection: (0, 0, 0, 0, 0)\n  node_unreclaimable:  0\n  start_pfn:           0\n");
     Ok(text.into_bytes())
 }
 

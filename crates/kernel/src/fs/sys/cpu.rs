@@ -6,7 +6,7 @@ use super::caches::{self, Cache};
 use super::{granted, line, numbered};
 use crate::fs::proc::{Cpu, cpu_list, cpu_mask, cpus, memory};
 use crate::fs::synth::{About, Entry, Names, What};
-use crate::fs::{S_IFDIR, Who};
+use crate::fs::{S_IFDIR, S_IFLNK, Target, Who};
 use crate::{Errno, Result};
 
 pub const CPUS: Entry = Entry { name: "cpu", mode: 0o555, what: What::Varying(&[FILES], CPU_NAMES) };
@@ -155,21 +155,39 @@ pub const NODES: &[Entry] = &[
     Entry::text("has_cpu", 0o444, |_, _| line(0)),
     Entry::text("has_memory", 0o444, |_, _| line(0)),
     Entry::text("has_normal_memory", 0o444, |_, _| line(0)),
-    Entry::dir(
-        "node0",
-        &[&[
-            Entry::text("cpulist", 0o444, show_list),
-            Entry::text("cpumap", 0o444, |about, _| line(cpu_mask(&about.world.config.cpus))),
-            Entry::text("distance", 0o444, |_, _| line(10)),
-            Entry::text("meminfo", 0o444, show_node_memory),
-            Entry::text("numastat", 0o444, |_, _| {
-                line("numa_hit 0\nnuma_miss 0\nnuma_foreign 0\ninterleave_hit 0\nlocal_node 0\nother_node 0")
-            }),
-        ]],
-    ),
+    Entry {
+        name: "node0",
+        mode: 0o555,
+        what: What::Varying(
+            &[&[
+                Entry::text("cpulist", 0o444, show_list),
+                Entry::text("cpumap", 0o444, |about, _| line(cpu_mask(&about.world.config.cpus))),
+                Entry::text("distance", 0o444, |_, _| line(10)),
+                Entry::text("meminfo", 0o444, show_node_memory),
+                Entry::text("numastat", 0o444, |_, _| {
+                    line("numa_hit 0\nnuma_miss 0\nnuma_foreign 0\ninterleave_hit 0\nlocal_node 0\nother_node 0")
+                }),
+                Entry::dir("hugepages", &[super::memory::NODE_HUGE_PAGES]),
+            ]],
+            NODE_CPUS,
+        ),
+    },
     Entry::text("online", 0o444, |_, _| line(0)),
     Entry::text("possible", 0o444, |_, _| line(0)),
 ];
+
+/// A node's CPUs are links to them.
+const NODE_CPUS: Names = Names {
+    list: CPU_NAMES.list,
+    find: |about, name| Ok((granted(about, numbered(name, "cpu")?)?, &NODE_CPU)),
+    kind: S_IFLNK,
+};
+
+static NODE_CPU: Entry = Entry {
+    name: "cpuN",
+    mode: 0o777,
+    what: What::Link(|about, _| Ok(Target::Text(format!("../../cpu/cpu{}", about.number).into_bytes()))),
+};
 
 fn show_node_memory(about: &About, _who: Who<'_>) -> Result<Vec<u8>> {
     let memory = memory(&about.world);

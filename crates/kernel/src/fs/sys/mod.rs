@@ -3,11 +3,12 @@
 mod caches;
 mod cgroup;
 mod cpu;
+mod memory;
 
 use std::sync::Arc;
 
 use super::synth::{About, Entry, Mounted, Rules, What};
-use super::{Access, FileSystem, make_dev};
+use super::{Access, FileSystem, Target, make_dev};
 use crate::world::World;
 use crate::{Errno, Result};
 
@@ -47,29 +48,65 @@ static TOP: Entry = Entry { name: "", mode: 0o555, what: What::Dir(&[ENTRIES]) }
 const ENTRIES: &[Entry] = &[
     Entry::dir("block", &[]),
     Entry::dir("bus", &[]),
-    Entry::dir("class", &[&[Entry::dir("net", &[&[Entry::dir("lo", &[LO])]]), Entry::dir("tty", &[])]]),
+    Entry::dir("class", &[CLASSES]),
     Entry::dir("dev", &[&[Entry::dir("block", &[]), Entry::dir("char", &[])]]),
-    Entry::dir("devices", &[&[Entry::dir("system", &[&[cpu::CPUS, Entry::dir("node", &[cpu::NODES])]])]]),
+    Entry::dir(
+        "devices",
+        &[&[
+            Entry::dir(
+                "system",
+                &[&[
+                    Entry::dir("clocksource", &[&[Entry::dir("clocksource0", &[CLOCK])]]),
+                    cpu::CPUS,
+                    memory::MEMORY,
+                    Entry::dir("node", &[cpu::NODES]),
+                ]],
+            ),
+            Entry::dir("virtual", &[&[Entry::dir("net", &[&[Entry::dir("lo", &[LO])]])]]),
+        ]],
+    ),
     Entry::dir("firmware", &[]),
     Entry::dir("fs", &[&[Entry::dir("cgroup", &[])]]),
     Entry::dir("hypervisor", &[]),
-    Entry::dir(
-        "kernel",
-        &[&[
-            Entry::dir("mm", &[&[Entry::dir("transparent_hugepage", &[HUGE])]]),
-            Entry::text("ostype", 0o444, |_, _| line("Linux")),
-        ]],
-    ),
+    Entry::dir("kernel", &[KERNEL]),
     Entry::dir("module", &[]),
     Entry::dir("power", &[]),
 ];
 
-const HUGE: &[Entry] = &[
-    Entry::text("enabled", 0o644, |_, _| line("always [madvise] never")),
-    Entry::text("defrag", 0o644, |_, _| line("always defer defer+madvise [madvise] never")),
-    Entry::text("hpage_pmd_size", 0o444, |_, _| line(2 << 20)),
-    Entry::text("shmem_enabled", 0o644, |_, _| line("always within_size advise [never] deny force")),
-    Entry::text("use_zero_page", 0o644, |_, _| line(1)),
+/// Devices by what they are. There is only the loopback device.
+const CLASSES: &[Entry] = &[
+    Entry::dir("block", &[]),
+    Entry::dir("hwmon", &[]),
+    Entry::dir(
+        "net",
+        &[&[Entry {
+            name: "lo",
+            mode: 0o777,
+            what: What::Link(|_, _| Ok(Target::Text(b"../../devices/virtual/net/lo".to_vec()))),
+        }]],
+    ),
+    Entry::dir("power_supply", &[]),
+    Entry::dir("thermal", &[]),
+    Entry::dir("tty", &[]),
+];
+
+/// What the clocks go by, whatever the host does to keep them.
+const CLOCK: &[Entry] = &[
+    Entry::text("available_clocksource", 0o444, |_, _| line("tsc ")),
+    Entry::text("current_clocksource", 0o644, |_, _| line("tsc")),
+];
+
+const KERNEL: &[Entry] = &[
+    Entry::text("address_bits", 0o444, |_, _| line(64)),
+    Entry::text("cpu_byteorder", 0o444, |_, _| line("little")),
+    Entry::text("fscaps", 0o444, |_, _| line(1)),
+    Entry::dir("mm", &[memory::MM]),
+    Entry::text("ostype", 0o444, |_, _| line("Linux")),
+    Entry::text("profiling", 0o644, |_, _| line(0)),
+    Entry::text("rcu_expedited", 0o644, |_, _| line(0)),
+    Entry::text("rcu_normal", 0o644, |_, _| line(0)),
+    Entry::dir("security", &[]),
+    Entry::text("uevent_seqnum", 0o444, |_, _| line(0)),
 ];
 
 /// The loopback device (Documentation/ABI/testing/sysfs-class-net).
