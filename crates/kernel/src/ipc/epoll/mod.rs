@@ -9,6 +9,7 @@
 
 mod inner;
 mod item;
+mod nesting;
 #[cfg(test)]
 mod tests;
 
@@ -43,9 +44,6 @@ const EXCLUSIVE_OK: u32 = Events::IN.bits()
     | EPOLLWAKEUP
     | EPOLLET
     | EPOLLEXCLUSIVE;
-/// Most epolls in a chain of epolls, less one (`EP_MAX_NESTS`).
-const MAX_NESTS: usize = 4;
-
 /// `struct epoll_event` without its packing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
@@ -117,8 +115,12 @@ impl Epoll {
             items.insert((fd, file.key), item.clone());
             item
         };
-        if let Some(nested) = nested {
-            nested.parents.lock().push(self.me.clone());
+        if let Some(nested) = nested
+            && let Err(error) = nested.adopt(&self.me)
+        {
+            self.items.lock().remove(&(fd, file.key));
+            self.watches.give(1);
+            return Err(error);
         }
         let (epoll, key) = (self.me.clone(), (fd, file.key));
         let ticket = file.at_drop(move |_| {
@@ -172,13 +174,6 @@ impl Epoll {
         if stale > ready.len() / 2 {
             ready.retain(|item| !item.is_gone());
             self.stale.store(0, Ordering::Relaxed);
-        }
-    }
-
-    fn disown(&self, parent: &Weak<Epoll>) {
-        let mut parents = self.parents.lock();
-        if let Some(at) = parents.iter().position(|other| other.ptr_eq(parent)) {
-            parents.swap_remove(at);
         }
     }
 
@@ -247,39 +242,6 @@ impl Epoll {
                 self.ready.lock().push_back(item);
             }
         }
-    }
-
-    /// Adding `nested` here makes neither a loop nor too long a chain: `ELOOP` (ep_loop_check()).
-    fn check_nesting(&self, nested: &Epoll) -> Result<()> {
-        if std::ptr::eq(self, nested) {
-            return Err(Errno::EINVAL);
-        }
-        let below = nested.depth(self, 0)?;
-        if below + 1 + self.height(0) > MAX_NESTS { Err(Errno::ELOOP) } else { Ok(()) }
-    }
-
-    /// Longest chain of epolls below; `ELOOP` if `target` is among them.
-    fn depth(&self, target: &Epoll, level: usize) -> Result<usize> {
-        if std::ptr::eq(self, target) || level > MAX_NESTS {
-            return Err(Errno::ELOOP);
-        }
-        let files: Vec<_> = self.items.lock().values().filter_map(|item| item.file()).collect();
-        let mut deepest = 0;
-        for file in files {
-            if let Some(nested) = Epoll::of(&file) {
-                deepest = deepest.max(1 + nested.depth(target, level + 1)?);
-            }
-        }
-        Ok(deepest)
-    }
-
-    /// Longest chain of epolls above.
-    fn height(&self, level: usize) -> usize {
-        if level > MAX_NESTS {
-            return level;
-        }
-        let parents: Vec<_> = self.parents.lock().iter().filter_map(Weak::upgrade).collect();
-        parents.iter().map(|parent| 1 + parent.height(level + 1)).max().unwrap_or(0)
     }
 }
 

@@ -166,6 +166,33 @@ fn loops_and_long_chains_are_refused() {
     assert_eq!(epolls[0].add(&nesting, 9, &files[0], event), Err(Errno::EINVAL));
 }
 
+/// A wake goes every way up, so there are not too many; looking for them takes no longer than there are links.
+#[test]
+fn wide_nests_are_refused_and_looked_through_once() {
+    let nesting = Mutex::new(());
+    let event = Event { events: IN, data: 0 };
+    let layer = || -> Vec<_> { (0..150).map(|_| unlimited()).collect() };
+    let layers = [layer(), layer(), layer(), layer()];
+    let mut refused = 0;
+    for (upper, lower) in layers.iter().skip(1).zip(&layers) {
+        let files: Vec<_> = lower.iter().map(|epoll| OpenFile::new(epoll.clone(), 2)).collect();
+        for epoll in upper.iter().take(20) {
+            for (fd, file) in (0..).zip(&files) {
+                match epoll.add(&nesting, fd, file, event) {
+                    Ok(()) => {}
+                    Err(error) => {
+                        assert_eq!(error, Errno::EINVAL);
+                        assert!(!epoll.list().iter().any(|(item, _)| *item == fd));
+                        refused += 1;
+                    }
+                }
+            }
+        }
+        files.into_iter().for_each(std::mem::forget);
+    }
+    assert!(refused > 0);
+}
+
 #[test]
 fn host_descriptors_are_watched_through_the_host() {
     struct HostPipe(Arc<std::os::fd::OwnedFd>);
