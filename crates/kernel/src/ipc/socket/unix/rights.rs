@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use super::UnixSocket;
 use crate::fd::OpenFile;
 use crate::ipc::socket::SocketFile;
+use crate::task::{Caps, Task};
 
 /// Unix sockets that are in some queue, by the key of their open file.
 #[derive(Default)]
@@ -21,6 +22,8 @@ pub struct InFlight {
 #[derive(Default)]
 struct State {
     files: HashMap<u64, Traveller>,
+    /// Files of every kind.
+    total: usize,
     /// Collect when this many are in flight.
     threshold: usize,
 }
@@ -32,6 +35,9 @@ struct Traveller {
 
 /// Fewest sockets in flight that are worth a look.
 const LEAST: usize = 64;
+
+/// Most files in flight, for those whom Linux does not limit: they take memory of the kernel process.
+const MOST: usize = 1 << 18;
 
 /// Files that travel with a packet.
 pub struct Rights {
@@ -46,6 +52,7 @@ impl Rights {
             in_flight.collect();
         }
         let mut state = in_flight.state.lock();
+        state.total += files.len();
         for file in files.iter().filter(|file| socket_of(file).is_some()) {
             let file_ref = Arc::downgrade(file);
             state.files.entry(file.key).or_insert(Traveller { file: file_ref, count: 0 }).count += 1;
@@ -71,6 +78,7 @@ impl Rights {
 
     fn leave(&mut self) -> &mut Vec<Arc<OpenFile>> {
         let mut state = self.in_flight.state.lock();
+        state.total = state.total.saturating_sub(self.files.len());
         for file in &self.files {
             if let Some(traveller) = state.files.get_mut(&file.key) {
                 traveller.count -= 1;
@@ -129,6 +137,14 @@ impl InFlight {
         if self.any() && !FALLING.with_borrow(Option::is_some) {
             self.collect();
         }
+    }
+
+    /// `task` may send no more files before some arrive (`too_many_unix_fds()`). Linux counts them for each user, and lets
+    /// privileged ones have any number.
+    pub fn is_full(&self, task: &Task) -> bool {
+        let cred = task.cred();
+        let privileged = cred.capable(Caps::SYS_RESOURCE) || cred.capable(Caps::SYS_ADMIN);
+        self.state.lock().total > if privileged { MOST } else { task.nofile() }
     }
 
     /// Any at all.

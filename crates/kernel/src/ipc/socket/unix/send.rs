@@ -46,6 +46,7 @@ impl UnixSocket {
                 Ok(data) => data,
                 Err(error) => return if done > 0 { Ok(done) } else { Err(error) },
             };
+            self.check_files(message)?;
             let charge = self.account.charge(true_size(len, paged));
             let mut packet = Packet::new(data, address.clone(), message.cred, Some(charge));
             if !message.files.is_empty() {
@@ -58,6 +59,12 @@ impl UnixSocket {
             done += len;
         }
         Ok(done)
+    }
+
+    /// unix_attach_fds().
+    fn check_files(&self, message: &Outgoing<'_>) -> Result<()> {
+        let full = !message.files.is_empty() && self.space.in_flight.is_full(message.task);
+        if full { Err(Errno::ETOOMANYREFS) } else { Ok(()) }
     }
 
     /// Puts a packet into this socket's queue; gives it back if nobody will read it.
@@ -118,6 +125,7 @@ impl UnixSocket {
             }
         }
         let data = take_bytes(message.source, len)?;
+        self.check_files(message)?;
         let charge = self.account.charge(true_size(len, len.saturating_sub(MAX_ALLOC)));
         let mut packet = Packet::new(data, self.source_address(), message.cred, Some(charge));
         if !message.files.is_empty() {
