@@ -49,6 +49,18 @@ pub fn open(pid: i32, name: &str, flags: OFlags) -> Option<File> {
     rustix::fs::openat(directory()?, path, flags | OFlags::CLOEXEC, Mode::empty()).ok().map(File::from)
 }
 
+/// Bytes of memory that are this process's own: neither files nor shared (proc_pid_statm(5)).
+pub fn own_memory() -> u64 {
+    let mut text = String::new();
+    let own = i32::try_from(std::process::id()).ok();
+    if let Some(mut file) = own.and_then(|pid| open(pid, "statm", OFlags::RDONLY)) {
+        _ = std::io::Read::read_to_string(&mut file, &mut text);
+    }
+    let mut pages = text.split_ascii_whitespace().skip(1).map(|word| word.parse::<u64>().unwrap_or(0));
+    let (resident, shared) = (pages.next().unwrap_or(0), pages.next().unwrap_or(0));
+    resident.saturating_sub(shared).saturating_mul(coracle_abi::PAGE_SIZE)
+}
+
 /// A mount of procfs that is nowhere in the tree.
 fn own_instance() -> Option<OwnedFd> {
     const CLOEXEC: u32 = 1;
@@ -71,4 +83,18 @@ fn own_instance() -> Option<OwnedFd> {
     Some(unsafe {
         OwnedFd::from_raw_fd(done(libc::syscall(libc::SYS_fsmount, number, CLOEXEC, NOSUID_NODEV_NOEXEC))?)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_is_touched_counts_and_what_is_given_back_does_not() {
+        let before = own_memory();
+        let much = std::hint::black_box(vec![1u8; 64 << 20]);
+        assert!(own_memory() >= before + (60 << 20), "{before}, {}", own_memory());
+        drop(much);
+        assert!(own_memory() < before + (30 << 20), "{before}, {}", own_memory());
+    }
 }

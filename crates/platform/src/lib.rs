@@ -60,6 +60,14 @@ pub trait Platform: Send + Sync {
         Arc::default()
     }
 
+    /// Bytes that this process has in memory for itself; zero where the platform cannot say.
+    fn own_memory(&self) -> u64 {
+        0
+    }
+
+    /// Gives the host back what this process has freed.
+    fn give_back(&self) {}
+
     /// The pages that the vDSO of every address space reads, where there is a vDSO.
     fn vvar(&self) -> Option<Arc<VvarMemory>> {
         None

@@ -124,6 +124,18 @@ impl Platform for SeccompPlatform {
         self.started.failure()
     }
 
+    fn own_memory(&self) -> u64 {
+        crate::host_proc::own_memory()
+    }
+
+    fn give_back(&self) {
+        #[cfg(target_env = "gnu")]
+        // SAFETY: malloc_trim(3) takes its own locks, and gives back only pages that hold nothing.
+        unsafe {
+            libc::malloc_trim(0);
+        }
+    }
+
     fn name(&self) -> &'static str {
         "seccomp"
     }

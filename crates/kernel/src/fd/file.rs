@@ -116,6 +116,11 @@ pub trait File: Send + Sync + 'static {
         Err(Errno::EINVAL)
     }
 
+    /// Seals keep it from being written to by mappings (`F_SEAL_WRITE`, `F_SEAL_FUTURE_WRITE`).
+    fn write_sealed(&self) -> bool {
+        false
+    }
+
     /// A host file that `mmap` may use. `writable_shared`: the mapping is shared and may be written to.
     fn map(&self, _key: u64, _writable_shared: bool) -> Result<Mapped> {
         Err(Errno::ENODEV)

@@ -105,6 +105,11 @@ impl AddressSpace {
 }
 
 impl MappedFile {
+    /// It has no name, or none any more.
+    pub(super) fn deleted(&self) -> bool {
+        self.place.as_ref().is_none_or(|place| place.dentry.deleted())
+    }
+
     fn shown_at(&self, root: &PathRef) -> Arc<[u8]> {
         match &self.place {
             Some(place) => place.display(root).into(),

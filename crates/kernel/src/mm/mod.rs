@@ -6,6 +6,7 @@ mod maps;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use coracle_platform::{MapSource, Space, Usage};
 use parking_lot::Mutex;
@@ -24,6 +25,8 @@ pub struct AddressSpace {
     pub brk_turn: Mutex<()>,
     /// What was mapped, by the host's device and inode numbers.
     files: Mutex<HashMap<(u64, u64), MappedFile>>,
+    /// When there are so many of them, it is time to look.
+    most_files: AtomicUsize,
     /// Open files that the platform was told to forget when they are closed.
     watched: Mutex<HashSet<u64>>,
     /// Ranges that are ours, not the guest's: gaps that make places random. Start and end.
@@ -41,7 +44,15 @@ struct MappedFile {
     description: String,
     dev: u64,
     ino: u64,
+    noted: Instant,
 }
+
+/// Entries of files that are kept before it is looked which of them are still mapped: of files without a name, which take
+/// room until then, and of all.
+const DELETED: usize = 8;
+const MAPPED: usize = 256;
+/// Between the note of a mapping and the mapping.
+const FRESH: Duration = Duration::from_secs(1);
 
 /// What `execve` left: `/proc/PID/{exe,cmdline,environ,auxv,stat}`.
 #[derive(Clone, Default)]
@@ -111,6 +122,7 @@ impl AddressSpace {
             image: Mutex::new(Image { dumpable: 1, dump_filter: DUMP_FILTER, ..Image::default() }),
             brk_turn: Mutex::default(),
             files: Mutex::default(),
+            most_files: AtomicUsize::new(MAPPED),
             watched: Mutex::default(),
             hidden: Mutex::default(),
             users: AtomicUsize::new(0),
@@ -125,6 +137,7 @@ impl AddressSpace {
             image: Mutex::new(self.image.lock().clone()),
             brk_turn: Mutex::default(),
             files: Mutex::new(self.files.lock().clone()),
+            most_files: AtomicUsize::new(self.most_files.load(Ordering::Relaxed)),
             watched: Mutex::default(),
             hidden: Mutex::new(self.hidden.lock().clone()),
             users: AtomicUsize::new(0),
@@ -154,8 +167,50 @@ impl AddressSpace {
         let guest = file.file.stat().unwrap_or_default();
         let place = file.path.clone();
         let description = if place.is_some() { String::new() } else { file.file.description() };
-        let shown = MappedFile { place, description, dev: guest.st_dev, ino: guest.st_ino };
-        self.files.lock().insert(id, shown);
+        let shown = MappedFile { place, description, dev: guest.st_dev, ino: guest.st_ino, noted: Instant::now() };
+        let crowded = {
+            let mut files = self.files.lock();
+            files.insert(id, shown);
+            files.len() >= self.most_files.load(Ordering::Relaxed)
+                || files.values().filter(|file| file.deleted()).count() >= DELETED
+        };
+        if crowded {
+            self.forget_unmapped();
+        }
+    }
+
+    /// Lets go of files that are mapped no more. Nobody says when a mapping goes: the guest's thread does that alone.
+    pub(crate) fn forget_unmapped(&self) {
+        let anything =
+            |files: &HashMap<_, MappedFile>| files.len() > MAPPED || files.values().any(MappedFile::deleted);
+        if !anything(&*self.files.lock()) {
+            return;
+        }
+        let mappings = self.space.mappings();
+        if mappings.is_empty() {
+            // Nothing can be said of one that is ending.
+            return;
+        }
+        let mapped: HashSet<(u64, u64)> = mappings.iter().map(|mapping| (mapping.dev, mapping.ino)).collect();
+        let forgotten: Vec<MappedFile> = {
+            let mut files = self.files.lock();
+            let gone = |id: &(u64, u64), file: &MappedFile| {
+                !mapped.contains(id) && (file.deleted() || file.noted.elapsed() > FRESH)
+            };
+            let gone: Vec<(u64, u64)> =
+                files.iter().filter(|(id, file)| gone(id, file)).map(|(id, _)| *id).collect();
+            let forgotten = gone.iter().filter_map(|id| files.remove(id)).collect();
+            self.most_files.store(MAPPED.max(2 * files.len()), Ordering::Relaxed);
+            forgotten
+        };
+        // Each may be the last hold on a file.
+        drop(forgotten);
+    }
+
+    /// Some file that the host knows by one of these was mapped here.
+    pub(crate) fn has_mapped(&self, ids: &[(u64, u64)]) -> bool {
+        let files = self.files.lock();
+        ids.iter().any(|id| files.contains_key(id))
     }
 
     /// Mode and number of links of the file that the host knows by `id`; one without a place in a file system has

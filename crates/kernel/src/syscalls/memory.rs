@@ -155,8 +155,14 @@ fn map_file(
     if flags & MAP_GROWSDOWN != 0 {
         return Err(Errno::EINVAL);
     }
-    // A shared mapping of a file open for writing can be made writable later (`VM_MAYWRITE`).
-    let source = match file.file.map(file.key, shared && file.writable())? {
+    // A shared mapping of a file open for writing can be made writable later (`VM_MAYWRITE`), unless it is sealed
+    // (`memfd_check_seals_mmap()`).
+    let may_write = shared && file.writable();
+    let sealed = may_write && file.file.write_sealed();
+    if sealed && prot & PROT_WRITE != 0 {
+        return Err(Errno::EPERM);
+    }
+    let source = match file.file.map(file.key, may_write && !sealed)? {
         Mapped::Zero => {
             let keep = flags & (MAP_FIXED | MAP_FIXED_NOREPLACE | MAP_NORESERVE);
             let kind = if shared { MAP_SHARED } else { MAP_PRIVATE };

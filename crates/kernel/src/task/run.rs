@@ -172,7 +172,11 @@ fn dispatch(cx: &mut Ctx<'_>) -> SysResult {
     let args = cx.args;
     let before = tracer.as_ref().map(|tracer| tracer.enter(cx));
     let result = match syscalls::find(cx.number) {
-        Some(call) => (call.handler)(cx, &args),
+        Some(call) => match (call.handler)(cx, &args) {
+            // Files that are mapped no more may take the room.
+            Err(Errno::ENOSPC) if cx.task.world.reclaim() => (call.handler)(cx, &args),
+            result => result,
+        },
         None => unknown(cx),
     };
     if let (Some(tracer), Some(before)) = (tracer, before) {

@@ -303,7 +303,8 @@ impl File for HostStream {
     }
 
     fn map(&self, key: u64, _writable_shared: bool) -> Result<Mapped> {
-        if self.regular() {
+        // Nobody counts what is written to a mapping.
+        if self.regular() && self.limit.is_none() {
             Ok(Mapped::File(MapSource { file: self.fd.clone(), key }))
         } else {
             Err(Errno::ENODEV)

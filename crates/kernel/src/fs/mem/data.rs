@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::RwLock;
-use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SeekFrom};
+use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags, SeekFrom};
 use rustix::io::{pread, pwrite};
 
+use super::budget::{Budget, Hosted, host_error};
 use crate::abi::PAGE_SIZE;
 use crate::mem::{Sink, Source};
 use crate::{Errno, Result};
@@ -21,40 +21,6 @@ const LARGE: u64 = 8 << 20;
 const STEP: usize = 4 << 20;
 
 type Page = Box<[u8; PAGE]>;
-
-/// Bytes that a file system may hold.
-pub struct Budget {
-    limit: u64,
-    used: AtomicU64,
-}
-
-impl Budget {
-    /// At most `limit` bytes; `u64::MAX` for no limit.
-    pub fn new(limit: u64) -> Arc<Budget> {
-        Arc::new(Budget { limit, used: AtomicU64::new(0) })
-    }
-
-    /// Takes `bytes`, or `ENOSPC`.
-    pub fn charge(&self, bytes: u64) -> Result<()> {
-        let take = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= self.limit);
-        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).map(drop).map_err(|_| Errno::ENOSPC)
-    }
-
-    /// Takes `bytes` that are in use already, whatever the limit says.
-    fn charge_anyway(&self, bytes: u64) {
-        self.used.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Gives `bytes` back.
-    pub fn release(&self, bytes: u64) {
-        let _ = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |u| Some(u.saturating_sub(bytes)));
-    }
-
-    /// Limit and use.
-    pub fn state(&self) -> (u64, u64) {
-        (self.limit, self.used.load(Ordering::Relaxed))
-    }
-}
 
 /// The contents of one file.
 pub struct Data {
@@ -73,15 +39,10 @@ enum Store {
 }
 
 struct HostStore {
-    file: Arc<OwnedFd>,
+    hosted: Arc<Hosted>,
     read_only: Option<Arc<OwnedFd>>,
     /// Everything below is known to be allocated.
     dense: u64,
-    charged: u64,
-}
-
-fn host_error(error: rustix::io::Errno) -> Errno {
-    Errno::from_raw(error.raw_os_error())
 }
 
 impl Data {
@@ -99,7 +60,7 @@ impl Data {
     pub fn blocks(&self) -> u64 {
         match &self.state.read().store {
             Store::Pages(pages) => pages.len() as u64 * (PAGE_SIZE / 512),
-            Store::Host(host) => rustix::fs::fstat(&host.file).map_or(0, |stat| stat.st_blocks as u64),
+            Store::Host(host) => rustix::fs::fstat(&*host.hosted.file).map_or(0, |stat| stat.st_blocks as u64),
         }
     }
 
@@ -217,7 +178,7 @@ impl Data {
         match &state.store {
             Store::Host(host) => {
                 let from = if hole { SeekFrom::Hole(offset) } else { SeekFrom::Data(offset) };
-                rustix::fs::seek(&host.file, from).map_err(host_error)
+                rustix::fs::seek(&*host.hosted.file, from).map_err(host_error)
             }
             Store::Pages(pages) if hole => {
                 let mut page = offset / PAGE_SIZE;
@@ -240,29 +201,33 @@ impl Data {
         state.promote(&self.budget)?;
         let Store::Host(host) = &mut state.store else { return Err(Errno::ENODEV) };
         if writable {
-            return Ok(host.file.clone());
+            host.hosted.watch();
+            return Ok(host.hosted.file.clone());
         }
         if let Some(file) = &host.read_only {
             return Ok(file.clone());
         }
-        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&*host.file));
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&*host.hosted.file));
         let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(host_error)?;
         Ok(host.read_only.insert(Arc::new(file)).clone())
     }
 
-    /// It lives in a memfd.
-    pub fn is_host(&self) -> bool {
-        matches!(self.state.read().store, Store::Host(_))
+    /// Has the host keep the seals against writing, if it lives in a memfd: workers make mappings by themselves.
+    pub fn seal_host(&self, seals: u32) -> Result<()> {
+        let against_writing = SealFlags::WRITE | SealFlags::FUTURE_WRITE;
+        let seals = SealFlags::from_bits_truncate(seals) & against_writing;
+        match &self.state.read().store {
+            Store::Host(host) if !seals.is_empty() => host.hosted.seal(seals),
+            _ => Ok(()),
+        }
     }
 }
 
 impl Drop for Data {
     fn drop(&mut self) {
-        let charged = match &self.state.get_mut().store {
-            Store::Pages(pages) => pages.len() as u64 * PAGE_SIZE,
-            Store::Host(host) => host.charged,
-        };
-        self.budget.release(charged);
+        if let Store::Pages(pages) = &self.state.get_mut().store {
+            self.budget.release(pages.len() as u64 * PAGE_SIZE);
+        }
     }
 }
 
@@ -297,7 +262,7 @@ impl State {
             Store::Host(host) => {
                 let mut done = 0;
                 while let Some(part) = into.get_mut(done..).filter(|part| !part.is_empty()) {
-                    match pread(&host.file, &mut *part, at + done as u64).map_err(host_error)? {
+                    match pread(&*host.hosted.file, &mut *part, at + done as u64).map_err(host_error)? {
                         0 => {
                             part.fill(0);
                             break;
@@ -311,7 +276,7 @@ impl State {
     }
 
     /// Stores `bytes` at `at`; returns how many found room.
-    fn copy_in(&mut self, budget: &Budget, at: u64, bytes: &[u8]) -> Result<usize> {
+    fn copy_in(&mut self, budget: &Arc<Budget>, at: u64, bytes: &[u8]) -> Result<usize> {
         let end = at.checked_add(bytes.len() as u64).filter(|end| i64::try_from(*end).is_ok());
         let end = end.ok_or(Errno::EFBIG)?;
         if end > LARGE && matches!(self.store, Store::Pages(_)) {
@@ -339,26 +304,15 @@ impl State {
                 bytes.len() - rest.len()
             }
             Store::Host(host) => {
-                if at <= host.dense && end > host.dense {
-                    let growth = end.next_multiple_of(PAGE_SIZE) - host.dense.next_multiple_of(PAGE_SIZE);
-                    budget.charge(growth)?;
-                    host.charged += growth;
-                }
-                let mut done = 0;
-                while let Some(part) = bytes.get(done..).filter(|part| !part.is_empty()) {
-                    match pwrite(&host.file, part, at + done as u64).map_err(host_error) {
-                        Ok(0) => break,
-                        Ok(count) => done += count,
-                        Err(error) if done == 0 => return Err(error),
-                        Err(_) => break,
-                    }
-                }
                 if at <= host.dense {
+                    let growth =
+                        end.next_multiple_of(PAGE_SIZE).saturating_sub(host.dense.next_multiple_of(PAGE_SIZE));
+                    let done = host.hosted.write_dense(at, bytes, growth)?;
                     host.dense = host.dense.max(at + done as u64);
+                    done
                 } else {
-                    host.account(budget);
+                    host.hosted.write_sparse(at, bytes)?
                 }
-                done
             }
         };
         self.size = self.size.max(at + done as u64);
@@ -367,13 +321,13 @@ impl State {
 
     fn set_size(&mut self, size: u64) -> Result<()> {
         if let Store::Host(host) = &self.store {
-            rustix::fs::ftruncate(&host.file, size).map_err(host_error)?;
+            rustix::fs::ftruncate(&*host.hosted.file, size).map_err(host_error)?;
         }
         self.size = size;
         Ok(())
     }
 
-    fn truncate(&mut self, budget: &Budget, len: u64) -> Result<()> {
+    fn truncate(&mut self, budget: &Arc<Budget>, len: u64) -> Result<()> {
         if let Store::Pages(pages) = &mut self.store {
             let dropped = pages.split_off(&len.div_ceil(PAGE_SIZE));
             budget.release(dropped.len() as u64 * PAGE_SIZE);
@@ -388,18 +342,12 @@ impl State {
         self.set_size(len)?;
         if let Store::Host(host) = &mut self.store {
             host.dense = host.dense.min(len);
-            host.account(budget);
+            host.hosted.account();
         }
         Ok(())
     }
 
-    fn reserve(&mut self, budget: &Budget, from: u64, end: u64) -> Result<()> {
-        let pages_needed = end.div_ceil(PAGE_SIZE).saturating_sub(from / PAGE_SIZE);
-        let (limit, used) = budget.state();
-        // Never more than could ever fit; the exact sum is charged below.
-        if pages_needed.saturating_mul(PAGE_SIZE) > limit.saturating_sub(used).saturating_add(self.size) {
-            return Err(Errno::ENOSPC);
-        }
+    fn reserve(&mut self, budget: &Arc<Budget>, from: u64, end: u64) -> Result<()> {
         if end - from > LARGE {
             self.promote(budget)?;
         }
@@ -413,16 +361,11 @@ impl State {
                 }
                 Ok(())
             }
-            Store::Host(host) => {
-                rustix::fs::fallocate(&host.file, FallocateFlags::KEEP_SIZE, from, end - from)
-                    .map_err(host_error)?;
-                host.account(budget);
-                Ok(())
-            }
+            Store::Host(host) => host.hosted.reserve(from, end),
         }
     }
 
-    fn punch(&mut self, budget: &Budget, from: u64, end: u64) -> Result<()> {
+    fn punch(&mut self, budget: &Arc<Budget>, from: u64, end: u64) -> Result<()> {
         if from >= end {
             return Ok(());
         }
@@ -447,16 +390,16 @@ impl State {
             }
             Store::Host(host) => {
                 let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-                rustix::fs::fallocate(&host.file, flags, from, end - from).map_err(host_error)?;
+                rustix::fs::fallocate(&*host.hosted.file, flags, from, end - from).map_err(host_error)?;
                 host.dense = host.dense.min(from);
-                host.account(budget);
+                host.hosted.account();
                 Ok(())
             }
         }
     }
 
     /// Moves the contents to a memfd.
-    fn promote(&mut self, budget: &Budget) -> Result<()> {
+    fn promote(&mut self, budget: &Arc<Budget>) -> Result<()> {
         let Store::Pages(pages) = &mut self.store else { return Ok(()) };
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let file = rustix::fs::memfd_create("coracle", flags).map_err(host_error)?;
@@ -475,25 +418,10 @@ impl State {
                 dense = at + PAGE_SIZE;
             }
         }
-        let charged = pages.len() as u64 * PAGE_SIZE;
-        let mut host = HostStore { file: Arc::new(file), read_only: None, dense: dense.min(self.size), charged };
-        host.account(budget);
-        self.store = Store::Host(host);
+        let hosted = Hosted::new(file, budget, pages.len() as u64 * PAGE_SIZE);
+        hosted.account();
+        self.store = Store::Host(HostStore { hosted, read_only: None, dense: dense.min(self.size) });
         Ok(())
-    }
-}
-
-impl HostStore {
-    /// Makes the charge agree with what the host has allocated.
-    fn account(&mut self, budget: &Budget) {
-        let Ok(stat) = rustix::fs::fstat(&self.file) else { return };
-        let actual = (stat.st_blocks as u64).saturating_mul(512);
-        if actual > self.charged {
-            budget.charge_anyway(actual - self.charged);
-        } else {
-            budget.release(self.charged - actual);
-        }
-        self.charged = actual;
     }
 }
 

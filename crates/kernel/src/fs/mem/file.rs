@@ -71,12 +71,8 @@ impl MemFile {
             return Err(Errno::EINVAL);
         }
         self.sealed(F_SEAL_SEAL)?;
-        if seals & F_SEAL_WRITE != 0 && self.data()?.is_host() {
-            // The host knows whether it is mapped for writing.
-            let file = self.data()?.host(true)?;
-            let busy = |error: rustix::io::Errno| Errno::from_raw(error.raw_os_error());
-            rustix::fs::fcntl_add_seals(&file, rustix::fs::SealFlags::WRITE).map_err(busy)?;
-        }
+        // The host knows whether it is mapped for writing.
+        self.data()?.seal_host(seals)?;
         self.inode.seals.fetch_or(seals, Ordering::SeqCst);
         Ok(())
     }
@@ -166,8 +162,17 @@ impl File for MemFile {
             self.sealed(F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)?;
         }
         // A mapping may become writable later, so the rights of the descriptor decide.
-        let file = self.data()?.host(self.writable)?;
+        let sealed = self.write_sealed();
+        let file = self.data()?.host(self.writable && !sealed)?;
+        if sealed {
+            // A worker may hold a descriptor from before.
+            self.data()?.seal_host(self.seals())?;
+        }
         Ok(Mapped::File(MapSource { file, key }))
+    }
+
+    fn write_sealed(&self) -> bool {
+        self.sealed(F_SEAL_WRITE | F_SEAL_FUTURE_WRITE).is_err()
     }
 
     fn inode(&self) -> Option<Arc<dyn Inode>> {

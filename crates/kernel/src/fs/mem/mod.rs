@@ -2,6 +2,7 @@
 //!
 //! Lock order: [`Shared::moves`], then directories' entries (two only under `moves`), then metadata.
 
+mod budget;
 mod data;
 mod file;
 mod node;
@@ -18,12 +19,13 @@ use crate::abi::types::Statfs;
 use crate::mem::SliceSource;
 use crate::{Errno, Result};
 
-pub use data::{Budget, Data};
+pub use budget::Budget;
+pub use data::Data;
 pub use file::MemFile;
 pub use node::{MemInode, Meta, downcast};
 
 /// What a node without contents is charged, so that a flood of empty files meets the limit too.
-const NODE_COST: u64 = 512;
+const NODE_COST: u64 = 768;
 
 /// The same with the target of a link.
 fn cost(target: usize) -> u64 {

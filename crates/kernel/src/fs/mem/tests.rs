@@ -71,3 +71,28 @@ fn a_very_deep_tree_is_dropped_without_recursion() {
     drop(fs);
     assert_eq!(budget.state().1, 0);
 }
+
+/// A worker may keep a descriptor of before, and make mappings by itself: the host keeps the seals, too.
+#[test]
+fn seals_against_writing_bind_descriptors_that_were_given_out() {
+    use crate::abi::linux::{F_SEAL_FUTURE_WRITE, F_SEAL_WRITE, O_RDWR};
+    use crate::fd::{File, Mapped};
+    for (seal, mapped_before) in [(F_SEAL_FUTURE_WRITE, true), (F_SEAL_WRITE, true), (F_SEAL_WRITE, false)] {
+        let (fs, _root) = fresh();
+        let inode = fs.orphan(&node(S_IFREG | 0o600)).unwrap();
+        inode.seals.store(0, Ordering::SeqCst);
+        let file = MemFile::new(inode, O_RDWR);
+        let source = |writable| match file.map(1, writable) {
+            Ok(Mapped::File(source)) => Ok(source.file),
+            other => Err(other.err()),
+        };
+        file.truncate(PAGE_SIZE).unwrap();
+        let before = mapped_before.then(|| source(true).unwrap());
+        file.add_seals(seal).unwrap();
+        assert_eq!(source(true).err(), Some(Some(Errno::EPERM)));
+        let after = source(false).unwrap();
+        for fd in [before, Some(after)].into_iter().flatten() {
+            assert!(rustix::io::pwrite(&*fd, b"x", 0).is_err());
+        }
+    }
+}

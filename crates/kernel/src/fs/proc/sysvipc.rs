@@ -74,7 +74,7 @@ fn show_shm(about: &About, _who: Who<'_>) -> Result<Vec<u8>> {
     for (id, segment) in about.world.ipc.sysv.shm.list() {
         let state = segment.state();
         let perm = &state.perm;
-        let resident = segment.file.file.stat().map_or(0, |stat| stat.st_blocks.saturating_mul(512));
+        let resident = segment.resident();
         _ = writeln!(
             text,
             "{:>10} {id:>10}  {:>4o} {:>21} {:>5} {:>5}  {:>5} {:>5} {:>5} {:>5} {:>5} {:>10} {:>10} {:>10} {resident:>21} {:>21}",

@@ -1,20 +1,19 @@
-//! Shared memory segments: shmget(2), ipc/shm.c. Each is a host memory file that guests map.
+//! Shared memory segments: shmget(2), ipc/shm.c. Each is a file in memory, as any other (`shmem_kernel_file_setup()`).
 
 use std::any::Any;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use coracle_platform::MapSource;
 use parking_lot::Mutex;
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 
 use super::now;
 use super::registry::{Object, Perm, Registry};
-use crate::abi::linux::O_RDWR;
+use crate::abi::linux::{O_RDONLY, O_RDWR};
 use crate::abi::page_ceil;
 use crate::abi::types::Stat;
 use crate::fd::{File, Mapped, OpenFile};
 use crate::fs::S_IFREG;
+use crate::fs::mem::{Budget, Data};
 use crate::{Errno, Result};
 
 /// Largest segment (`SHMMAX`).
@@ -26,8 +25,9 @@ pub const SHM_LOCKED: u32 = 0o2000;
 /// One segment.
 pub struct Segment {
     pub size: u64,
-    /// The open file that mappings are of, as `/proc/PID/maps` shows them.
-    pub file: Arc<OpenFile>,
+    memory: Arc<Data>,
+    /// The open files that mappings are of, as `/proc/PID/maps` shows them: for writing, for reading only.
+    files: [Arc<OpenFile>; 2],
     state: Mutex<State>,
 }
 
@@ -44,25 +44,37 @@ pub struct State {
 
 impl Segment {
     /// newseg().
-    pub fn new(perm: Perm, size: u64, pid: u32) -> Result<Segment> {
+    pub fn new(perm: Perm, size: u64, pid: u32, budget: &Arc<Budget>) -> Result<Segment> {
         if size == 0 || size > SHMMAX {
             return Err(Errno::EINVAL);
         }
         let len = page_ceil(size).ok_or(Errno::ENOSPC)?;
-        let memory = memfd_create("SYSV", MemfdFlags::CLOEXEC).map_err(|_| Errno::ENOSPC)?;
-        ftruncate(&memory, len).map_err(|_| Errno::ENOMEM)?;
+        let memory = Arc::new(Data::new(budget.clone()));
+        memory.truncate(len)?;
+        // The host's file is made now, while there may still be an error.
+        memory.host(true).map_err(|_| Errno::ENOMEM)?;
         let name = format!("/SYSV{:08x}", perm.key);
-        let file = OpenFile::new(Arc::new(ShmFile { memory: Arc::new(memory), name }), O_RDWR);
+        let files = [O_RDWR, O_RDONLY].map(|flags| {
+            let file = ShmFile { memory: memory.clone(), name: name.clone(), writable: flags == O_RDWR };
+            OpenFile::new(Arc::new(file), flags)
+        });
         let state = State { perm, change_time: now(), creator: pid, ..State::default() };
-        Ok(Segment { size, file, state: Mutex::new(state) })
+        Ok(Segment { size, memory, files, state: Mutex::new(state) })
     }
 
-    /// What to map.
-    pub fn source(&self) -> Result<MapSource> {
-        match self.file.file.map(self.file.key, true)? {
-            Mapped::File(source) => Ok(source),
+    /// What to map, and on behalf of which file.
+    pub fn source(&self, writable: bool) -> Result<(MapSource, &Arc<OpenFile>)> {
+        let [whole, read_only] = &self.files;
+        let file = if writable { whole } else { read_only };
+        match file.file.map(file.key, writable)? {
+            Mapped::File(source) => Ok((source, file)),
             Mapped::Zero => Err(Errno::ENODEV),
         }
+    }
+
+    /// Bytes of memory that it takes.
+    pub fn resident(&self) -> u64 {
+        self.memory.blocks().saturating_mul(512)
     }
 
     /// A copy of everything that `IPC_STAT` tells.
@@ -80,13 +92,14 @@ impl Segment {
 
 /// A segment's memory.
 struct ShmFile {
-    memory: Arc<OwnedFd>,
+    memory: Arc<Data>,
     name: String,
+    writable: bool,
 }
 
 impl File for ShmFile {
     fn map(&self, key: u64, _writable_shared: bool) -> Result<Mapped> {
-        Ok(Mapped::File(MapSource { file: self.memory.clone(), key }))
+        Ok(Mapped::File(MapSource { file: self.memory.host(self.writable)?, key }))
     }
 
     fn stat(&self) -> Result<Stat> {

@@ -29,7 +29,13 @@ pub(super) fn shmget(cx: &mut Ctx<'_>, key: i32, size: u64, flags: u32) -> SysRe
     let pid = cx.task.pid();
     let fits = |segment: &Segment| if segment.size < size { Err(Errno::EINVAL) } else { Ok(()) };
     let wanted = Wanted { key, flags };
-    let id = cx.task.world.ipc.sysv.shm.get(&cx.task, &wanted, fits, |perm| Segment::new(perm, size, pid))?;
+    let id = cx
+        .task
+        .world
+        .ipc
+        .sysv
+        .shm
+        .get(&cx.task, &wanted, fits, |perm| Segment::new(perm, size, pid, &cx.task.world.vfs.budget))?;
     Ok(u64::from(id))
 }
 
@@ -70,10 +76,10 @@ pub(super) fn shmat(cx: &mut Ctx<'_>, id: i32, address: u64, flags: u32) -> SysR
         (_, 0) => MAP_FIXED_NOREPLACE,
         _ => MAP_FIXED,
     };
-    let source = segment.source()?;
+    let (source, file) = segment.source(prot & PROT_WRITE != 0)?;
     let mm = cx.task.mm();
-    mm.note_file(&source, &segment.file);
-    mm.watch_close(&segment.file);
+    mm.note_file(&source, file);
+    mm.watch_close(file);
     let len = attachment.len();
     let call = MemoryCall::MapFile { address, len, prot, flags: MAP_SHARED | fixed, file: source, offset: 0 };
     let place = match cx.thread.memory(&call) {
@@ -129,7 +135,8 @@ pub(super) fn shmctl(cx: &mut Ctx<'_>, id: i32, cmd: u32, buffer: Addr) -> SysRe
             let list = registry.list();
             let pages: u64 = list.iter().map(|(_, segment)| segment.size.div_ceil(PAGE_SIZE)).sum();
             // struct shm_info: used_ids, then shm_tot, shm_rss, shm_swp, two counters.
-            let words = [two(list.len() as u32, 0), pages, pages, 0, 0, 0];
+            let resident: u64 = list.iter().map(|(_, segment)| segment.resident() / PAGE_SIZE).sum();
+            let words = [two(list.len() as u32, 0), pages, resident, 0, 0, 0];
             let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
             cx.mem().write_bytes(buffer.0, &bytes)?;
             Ok(registry.highest())
