@@ -9,25 +9,30 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::OnceLock;
 
+use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags};
 
 struct Proc {
     directory: OwnedFd,
     only_processes: bool,
+    /// The descriptor that holds an instance of our own in its place.
+    mount: Mutex<Option<OwnedFd>>,
 }
+
+const FLAGS: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 static PROC: OnceLock<Option<Proc>> = OnceLock::new();
 
 fn proc() -> Option<&'static Proc> {
     let open = || {
         if rustix::process::geteuid().is_root()
-            && let Some(directory) = own_instance()
+            && let Some(mount) = own_instance()
         {
-            return Some(Proc { directory, only_processes: true });
+            let directory = rustix::fs::openat(&mount, ".", FLAGS, Mode::empty()).ok()?;
+            return Some(Proc { directory, only_processes: true, mount: Mutex::new(Some(mount)) });
         }
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = rustix::fs::open("/proc", flags, Mode::empty()).ok()?;
-        Some(Proc { directory, only_processes: false })
+        let directory = rustix::fs::open("/proc", FLAGS, Mode::empty()).ok()?;
+        Some(Proc { directory, only_processes: false, mount: Mutex::new(None) })
     };
     PROC.get_or_init(open).as_ref()
 }
@@ -35,6 +40,14 @@ fn proc() -> Option<&'static Proc> {
 /// The directory itself. The first call decides which one it is, and belongs before the confinement.
 pub fn directory() -> Option<BorrowedFd<'static>> {
     proc().map(|proc| proc.directory.as_fd())
+}
+
+/// Takes an instance of our own out of its place, where somebody would have to at the end of the process: that waits for
+/// a grace period of RCU (`namespace_unlock()` in fs/namespace.c). It lives on as long as its directory is held.
+pub fn detach() {
+    if let Some(proc) = PROC.get().and_then(Option::as_ref) {
+        drop(proc.mount.lock().take());
+    }
 }
 
 /// Whether writing below it reaches processes of ours only. Root without CAP_SYS_ADMIN (a container) may not: its

@@ -25,6 +25,8 @@ pub use calls::{ALWAYS, CHECKED, Group, NETWORK, Needs, WRITABLE};
 pub use landlock::{Enforced, Right};
 pub use refused::LastWords;
 
+use crate::host_proc;
+
 /// What the kernel process must reach on the host.
 #[derive(Clone, Debug, Default)]
 pub struct Reach {
@@ -52,6 +54,11 @@ pub fn enter(reach: &Reach) -> Result<Enforced, ConfineError> {
     capabilities::give_up(reach)
         .map_err(|source| ConfineError::Host { what: "capabilities cannot be given up", source })?;
     Ok(enforced)
+}
+
+/// What can wait until the walls are up; best done by a thread that nobody waits for.
+pub fn settle() {
+    host_proc::detach();
 }
 
 /// From here on all threads make only the host calls in [`calls`]. With `words` a process ends that makes another.

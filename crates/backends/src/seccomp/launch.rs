@@ -1,9 +1,9 @@
 //! Executes the first worker: a static program of one segment, the shim, at a base that differs per sandbox.
 
 use std::ffi::{CStr, c_int, c_void};
-use std::io::Write;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -90,7 +90,7 @@ pub fn put_filter(port: &super::ports::Port, base: u64) {
 pub fn program(base: u64) -> std::io::Result<OwnedFd> {
     const HEADERS: u64 = 0x1000;
     let shim_len = (SHIM.len() as u64).next_multiple_of(0x1_0000);
-    let mut elf = Vec::with_capacity((HEADERS + VDSO_SIZE + shim_len) as usize);
+    let mut elf = Vec::with_capacity(64 + 2 * 56);
     elf.extend_from_slice(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
     for half in [2u16, 62] {
         elf.extend_from_slice(&half.to_le_bytes()); // ET_EXEC, EM_X86_64
@@ -112,16 +112,13 @@ pub fn program(base: u64) -> std::io::Result<OwnedFd> {
         }
     }
     debug_assert_eq!(elf.len(), 64 + 2 * 56);
-    for (part, len) in [(&[][..], HEADERS), (&vvar::image(), HEADERS + VDSO_SIZE)] {
-        elf.extend_from_slice(part);
-        elf.resize(len as usize, 0);
-    }
-    elf.extend_from_slice(SHIM);
     let file = memfd_create("coracle-worker", MemfdFlags::CLOEXEC)?;
     // What is not written takes no memory and is never touched.
     ftruncate(&file, HEADERS + VDSO_SIZE + shim_len)?;
-    let mut file = std::fs::File::from(file);
-    file.write_all(&elf)?;
+    let file = std::fs::File::from(file);
+    for (part, at) in [(&elf[..], 0), (&vvar::image(), HEADERS), (SHIM, HEADERS + VDSO_SIZE)] {
+        file.write_all_at(part, at)?;
+    }
     // A file that is open for writing cannot be executed.
     Ok(std::fs::File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?.into())
 }

@@ -93,9 +93,14 @@ impl SeccompPlatform {
     }
 
     /// Answers the first worker if it waits for that: called now and then, it makes itself ready beside the caller's
-    /// own work. Never waits.
-    pub fn attend(&self) {
-        self.started.attend();
+    /// own work. Never waits. `true` once it is ready, and asleep until a program is known.
+    pub fn attend(&self) -> bool {
+        self.started.attend()
+    }
+
+    /// Starts the thread that learns of the death of workers. The first program does it otherwise.
+    pub fn reap(&self) -> Result<(), PlatformError> {
+        self.started.reap()
     }
 }
 

@@ -32,6 +32,9 @@ const EAGER: u32 = 1000;
 /// What a guest that slept may take to wake up, in addition: on a CPU that was halted under a hypervisor 60 us are
 /// usual. Without this who slept once would be found sleeping ever after.
 const WAKING: Duration = Duration::from_micros(150);
+/// Before the first call of a program, which has libraries to look at and the processor to ask. That spin costs nothing
+/// if it is in vain, since it says nothing about the next.
+const BEGINNING: Duration = Duration::from_micros(400);
 /// A spinning thread that sees the clock jump so far had lost its CPU: to the hypervisor, or to another thread.
 const PREEMPTED: Duration = Duration::from_micros(100);
 /// Losing it to another thread twice within this time means that there is none to spare.
@@ -95,6 +98,8 @@ pub struct Pace {
     shared: u32,
     /// The guest slept when it got the last reply.
     woken: bool,
+    /// A program is about to make its first call.
+    begins: bool,
     /// How many `pause`s the guest may spin.
     guest_spin: u32,
     /// Time stamp of the present request, while the guest may spin less than it could.
@@ -124,9 +129,15 @@ impl Pace {
             moved: None,
             shared: 0,
             woken: true,
+            begins: false,
             guest_spin: GUEST_SPIN,
             arrived: 0,
         }
+    }
+
+    /// The next request is the first of a new program.
+    pub fn program_begins(&mut self) {
+        self.begins = true;
     }
 
     /// Right after a reply, which a guest that spins sees already: says where this thread runs and how long the guest
@@ -189,6 +200,7 @@ impl Pace {
     /// Waits until the state is `POSTED` or anything else than a reply, or `gone` says so. The state it saw last.
     pub fn wait(&mut self, port: &Port, gone: impl Fn() -> bool) -> u32 {
         let state = self.await_request(port, gone);
+        self.begins = false;
         if self.guest_spin < GUEST_SPIN {
             self.arrived = ticks();
         }
@@ -258,7 +270,12 @@ impl Pace {
             count(&waiting.counts.crowded);
             return None;
         }
-        let limit = waiting.ticks_in(if self.woken { SPIN + WAKING } else { SPIN });
+        let patience = match (self.begins, self.woken) {
+            (true, _) => BEGINNING,
+            (false, true) => SPIN + WAKING,
+            (false, false) => SPIN,
+        };
+        let limit = waiting.ticks_in(patience);
         loop {
             let state = port.state().load(Ordering::SeqCst);
             if state & TURN == POSTED {
@@ -277,7 +294,7 @@ impl Pace {
                 start = start.wrapping_add(passed);
             } else if time.wrapping_sub(start) > limit {
                 count(&waiting.counts.vain);
-                let lost = if self.woken { SPIN + WAKING } else { SPIN };
+                let lost = if self.begins { Duration::ZERO } else { patience };
                 match self.saved.checked_sub(lost.as_micros() as u32) {
                     Some(rest) => self.saved = rest,
                     None => self.give_up(),

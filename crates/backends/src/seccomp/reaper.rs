@@ -12,6 +12,8 @@ use super::worker::Worker;
 #[derive(Default)]
 pub struct Reaper {
     state: Mutex<State>,
+    /// It has a thread.
+    serving: Mutex<bool>,
 }
 
 #[derive(Default)]
@@ -22,15 +24,22 @@ struct State {
 }
 
 impl Reaper {
-    /// Starts the thread that waits for the workers of process group `group`, until the last of them is gone.
+    /// Starts the thread that waits for the workers of process group `group`, until the last of them is gone; unless
+    /// there is one.
     pub fn start(self: &Arc<Reaper>, group: i32) -> std::io::Result<()> {
+        let mut serving = self.serving.lock();
+        if *serving {
+            return Ok(());
+        }
         let own = self.clone();
         let serve = move || {
             while let Some((pid, death)) = next(group) {
                 own.record(pid, death);
             }
         };
-        std::thread::Builder::new().name("reaper".into()).stack_size(256 << 10).spawn(serve).map(drop)
+        std::thread::Builder::new().name("reaper".into()).stack_size(256 << 10).spawn(serve)?;
+        *serving = true;
+        Ok(())
     }
 
     /// From now on the death of this worker's process is its own.

@@ -25,6 +25,8 @@ pub struct Started {
     vvar: Arc<VvarMemory>,
     first: Mutex<Option<First>>,
     zygote: Mutex<Zygote>,
+    /// The process group of all workers.
+    group: i32,
     /// Why the first worker, once executed, never came to be.
     failure: Arc<Mutex<Option<PlatformError>>>,
 }
@@ -64,13 +66,12 @@ pub fn start(waiting: Arc<Waiting>, born: Option<Born>) -> Result<Started, Platf
 
     let worker = Worker::new(pid, base, ports, 0, vvar.clone());
     shared.reaper.adopt(&worker);
-    shared.reaper.start(pid).map_err(host("cannot start a thread"))?;
     let dock = Arc::<Slot<Docked>>::default();
     shared.notifier.expect(pid as u32, Expected::CloneThenDock(NEW_WORKER_ARGS, dock.clone()));
     let zygote = Zygote { base, vvar, birth, notifier: shared.notifier.clone(), thread: None, coming: None };
     let failure = Arc::<Mutex<Option<PlatformError>>>::default();
     let first = Mutex::new(Some(First { worker, dock, failure: failure.clone() }));
-    Ok(Started { shared, vvar: memory, first, zygote: Mutex::new(zygote), failure })
+    Ok(Started { shared, vvar: memory, first, zygote: Mutex::new(zygote), group: pid, failure })
 }
 
 impl Started {
@@ -84,11 +85,14 @@ impl Started {
         self.failure.lock().take()
     }
 
-    /// Answers the first worker if it waits for that.
-    pub fn attend(&self) {
-        if let Some(first) = &*self.first.lock() {
-            first.attend(&self.shared);
-        }
+    /// Answers the first worker if it waits for that; `true` once it is docked and sleeps.
+    pub fn attend(&self) -> bool {
+        self.first.lock().as_ref().is_none_or(|first| first.attend(&self.shared))
+    }
+
+    /// Starts the thread that learns of the death of workers, if there is none yet.
+    pub fn reap(&self) -> Result<(), PlatformError> {
+        self.shared.reaper.start(self.group).map_err(host("cannot start a thread"))
     }
 
     /// A fresh worker. The first is there by itself, or on its way; all others are cloned from the zygote.
@@ -134,22 +138,27 @@ pub struct First {
 }
 
 impl First {
-    /// Answers it if it waits for that.
-    fn attend(&self, shared: &Shared) {
+    /// Answers it if it waits for that; `true` once it is docked.
+    fn attend(&self, shared: &Shared) -> bool {
         let notifier = &shared.notifier;
         if !notifier.is_open() && launch::is_confined(&self.worker) {
             match launch::listener(&self.worker, &shared.waiting) {
                 Ok(listener) => notifier.open(listener),
                 // Whoever needs the worker meets the same, and reports.
-                Err(_) => return,
+                Err(_) => return false,
             }
         }
-        notifier.answer_waiting();
+        if self.dock.get().is_none() {
+            notifier.answer_waiting();
+        }
+        self.dock.get().is_some()
     }
 
     /// Answers it until it is docked.
     fn meet(&self, shared: &Shared) -> Result<Docked, PlatformError> {
         let notifier = &shared.notifier;
+        // Should it die on the way.
+        shared.reaper.start(self.worker.pid).map_err(host("cannot start a thread"))?;
         if !notifier.is_open() {
             notifier.open(launch::listener(&self.worker, &shared.waiting)?);
         }

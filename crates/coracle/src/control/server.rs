@@ -85,13 +85,8 @@ impl Place {
 }
 
 impl Server {
-    /// Starts to listen, under a new id, on a thread of its own, which takes over `beside`, too. Whoever asks before
-    /// there is a handler waits for it.
-    pub fn start(
-        place: Place,
-        handler: Arc<OnceLock<Arc<dyn Handler>>>,
-        beside: &mut Option<Beside>,
-    ) -> io::Result<Self> {
+    /// Begins to listen, under a new id. What is to be served on some thread comes with it.
+    pub fn open(place: Place) -> io::Result<(Self, Service)> {
         let id = new_id()?;
         let path = place.directory.join(format!("{id}.sock"));
         bind(&place.socket, &SocketAddrUnix::new(&path)?)?;
@@ -99,12 +94,7 @@ impl Server {
         let listener = UnixListener::from(place.socket);
         let serving = Arc::new(AtomicUsize::new(0));
         let server = Self { id, path, listener: listener.try_clone()?, serving: Arc::clone(&serving) };
-        let beside = beside.take();
-        std::thread::Builder::new()
-            .name("control".to_owned())
-            .stack_size(128 << 10)
-            .spawn(move || listen(&listener, &handler, &serving, beside))?;
-        Ok(server)
+        Ok((server, Service { listener, serving }))
     }
 
     pub fn id(&self) -> &str {
@@ -156,42 +146,50 @@ fn new_id() -> io::Result<String> {
     Ok(format!("{:08x}", u32::from_ne_bytes(bytes)))
 }
 
-fn listen(
-    listener: &UnixListener,
-    handler: &Arc<OnceLock<Arc<dyn Handler>>>,
-    serving: &Arc<AtomicUsize>,
-    mut beside: Option<Beside>,
-) {
-    loop {
-        if let Some(other) = &mut beside {
-            let readable = wait_readable(&[listener.as_fd(), other.fd.as_fd()]);
-            if readable.get(1) == Some(&true) && !(other.act)() {
-                beside = None;
-            }
-            if readable.first() != Some(&true) {
-                continue;
-            }
-        }
-        match listener.accept() {
-            Ok((stream, _)) => {
-                let turn = Turn(Arc::clone(serving));
-                let handler = Arc::clone(handler);
-                if turn.0.fetch_add(1, Ordering::Relaxed) < MOST_CONNECTIONS {
-                    let serve = move || {
-                        let _turn = turn;
-                        // A peer that breaks off is its own loss.
-                        let _ = serve(&stream, &**handler.wait());
-                    };
-                    let _ = std::thread::Builder::new().name("control-peer".to_owned()).spawn(serve);
+/// A sandbox's side of its control socket.
+pub struct Service {
+    listener: UnixListener,
+    /// Connections that are being served.
+    serving: Arc<AtomicUsize>,
+}
+
+impl Service {
+    /// Serves on this thread, and `beside`, until the server is dropped. Whoever asks before there is a handler waits
+    /// for it.
+    pub fn run(self, handler: &Arc<OnceLock<Arc<dyn Handler>>>, mut beside: Option<Beside>) {
+        loop {
+            if let Some(other) = &mut beside {
+                let readable = wait_readable(&[self.listener.as_fd(), other.fd.as_fd()]);
+                if readable.get(1) == Some(&true) && !(other.act)() {
+                    beside = None;
+                }
+                if readable.first() != Some(&true) {
+                    continue;
                 }
             }
-            Err(err) => match err.kind() {
-                // Shut down.
-                io::ErrorKind::InvalidInput => return,
-                io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
-                // Out of descriptors or memory, which passes.
-                _ => std::thread::sleep(Duration::from_millis(100)),
-            },
+            match self.listener.accept() {
+                Ok((stream, _)) => self.take(stream, Arc::clone(handler)),
+                Err(err) => match err.kind() {
+                    // Shut down.
+                    io::ErrorKind::InvalidInput => return,
+                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
+                    // Out of descriptors or memory, which passes.
+                    _ => std::thread::sleep(Duration::from_millis(100)),
+                },
+            }
+        }
+    }
+
+    /// A thread for one connection, unless there are too many.
+    fn take(&self, stream: UnixStream, handler: Arc<OnceLock<Arc<dyn Handler>>>) {
+        let turn = Turn(Arc::clone(&self.serving));
+        if turn.0.fetch_add(1, Ordering::Relaxed) < MOST_CONNECTIONS {
+            let serve = move || {
+                let _turn = turn;
+                // A peer that breaks off is its own loss.
+                let _ = serve(&stream, &**handler.wait());
+            };
+            let _ = std::thread::Builder::new().name("control-peer".to_owned()).spawn(serve);
         }
     }
 }

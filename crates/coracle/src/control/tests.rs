@@ -78,7 +78,9 @@ impl Executed for Job {
 
 fn start_in(dir: &Path, handler: Arc<dyn Handler>) -> io::Result<Server> {
     let handler = Arc::new(std::sync::OnceLock::from(handler));
-    Server::start(server::Place::prepare_in(dir.to_owned())?, handler, &mut None)
+    let (server, service) = Server::open(server::Place::prepare_in(dir.to_owned())?)?;
+    std::thread::spawn(move || service.run(&handler, None));
+    Ok(server)
 }
 
 fn request(program: &str) -> ExecRequest {

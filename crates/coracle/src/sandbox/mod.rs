@@ -1,9 +1,10 @@
 //! A sandbox in this process: the kernel, its world, and the end of the run.
 //!
-//! `view` builds what the guest sees as files, `streams` takes over standard input and output, `relay` passes
-//! terminal signals on, `live` answers those who ask from outside.
+//! `view` builds what the guest sees as files, `streams` takes over standard input and output, `attendant` looks after what
+//! comes from outside: `relay` passes terminal signals on, `live` answers those who ask.
 
 mod archive;
+mod attendant;
 pub(crate) mod cgroup;
 mod confine;
 mod live;
@@ -14,8 +15,8 @@ mod view;
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use coracle_backends::confine::Right;
@@ -24,13 +25,14 @@ use coracle_kernel::abi::linux::{SIGKILL, SIGTERM};
 use coracle_kernel::task::{Cred, ExecError, Job, Spawn};
 use coracle_kernel::time::{Choice, Offsets};
 use coracle_kernel::world::{World, WorldConfig};
+use coracle_platform::Waiting;
 use coracle_platform::waiting::Policy;
-use coracle_platform::{Platform, Waiting, child};
 
+use attendant::Attendant;
 use cgroup::Group;
 
 use crate::config::{ClockChoice, Config, PlatformChoice, WaitPolicy};
-use crate::control::{Handler, Place, Server};
+use crate::control::Place;
 use crate::{Error, Lanes, Outcome, Reason, logger, startup};
 
 pub use confine::Listener;
@@ -59,10 +61,7 @@ pub fn run(
         WaitPolicy::Sleep => Policy::Sleep,
     });
     startup::step("limits of this process set");
-    let unreachable = |error: &std::io::Error| {
-        log::warn!("coracle ps, kill and exec will not find this sandbox: {error}");
-    };
-    let place = Place::prepare().inspect_err(unreachable).ok();
+    let place = Place::prepare().inspect_err(attendant::unreachable).ok();
     let group = config.limits.memory.and_then(group).map(Arc::new);
     let _ending = cgroup::Ending(group.clone());
     let mut own = Vec::new();
@@ -71,17 +70,18 @@ pub fn run(
     confine::enter(config, own)?;
     startup::step("kernel process confined to its files");
     let nice = rustix::process::getpriority_process(None).unwrap_or(0);
-    // The first worker makes itself ready beside all that follows, and has an answer between two steps.
+    // The first worker makes itself ready beside all that follows, and is answered between two steps.
     let seccomp = Arc::new(match config.platform {
         PlatformChoice::Auto | PlatformChoice::Seccomp => {
             SeccompPlatform::start_with(waiting, group.clone().map(born))?
         }
     });
-    let platform: Arc<dyn Platform> = seccomp.clone();
     startup::step("platform on its way");
+    let mut attendant = Attendant::new(seccomp.clone(), place, confine::closing(config, listener));
     let mut view = view::build(config)?;
     startup::step("root of the view built");
-    let world = World::new(platform, world_config(config, cpus, nice, usage_wanted, group.clone()), view.vfs);
+    attendant.look()?;
+    let world = World::new(seccomp, world_config(config, cpus, nice, usage_wanted, group.clone()), view.vfs);
     if matches!(config.net, crate::config::Net::Host) {
         world.ipc.use_host_network();
     }
@@ -91,7 +91,7 @@ pub fn run(
     };
     let mut parts = view::BuiltParts { upper: &mut view.upper, budget: &view.budget };
     view::mount_all(&world, config, &cred, &mut parts)?;
-    seccomp.attend();
+    attendant.look()?;
     startup::step("other file systems mounted");
     if let Some(filter) = &config.trace.syscalls {
         world.set_tracer(Arc::new(trace::Strace::new(filter.clone())));
@@ -104,18 +104,7 @@ pub fn run(
     let cwd = view::working_directory(&world, config, &cred)?;
     let terminal = relay::Terminal::save();
     startup::step("environment and directory found");
-    seccomp.attend();
-    let target = relay::Target::default();
-    let mut signals = relay::begin(&target);
-    let handler = Arc::new(OnceLock::<Arc<dyn Handler>>::new());
-    let serve = |place| Server::start(place, handler.clone(), &mut signals).inspect_err(unreachable).ok();
-    let server = place.and_then(serve);
-    if signals.is_none_or(relay::alone) {
-        // They have a thread of their own. This one is not to be disturbed by them.
-        child::leave_signals(&relay::LIST);
-    }
-    seccomp.attend();
-    startup::step("reachable for signals, ps, kill and exec");
+    attendant.look()?;
     let prepared = world
         .prepare(Spawn {
             argv: config.argv.iter().map(|arg| arg.as_bytes().to_vec()).collect(),
@@ -128,12 +117,10 @@ pub fn run(
         })
         .map_err(program_error)?;
     startup::step("program found and read");
-    seccomp.attend();
-    confine::close(config, listener)?;
-    seccomp.attend();
-    startup::step("kernel process confined to its host calls");
+    let server = attendant.wait(&world.waiting)?;
+    startup::step("walls up, reachable");
     let (process, job) = prepared.load().map_err(program_error)?;
-    let _ = target.set((Arc::downgrade(&world), Arc::downgrade(&process)));
+    let _ = attendant.target.set((Arc::downgrade(&world), Arc::downgrade(&process)));
     let live = Arc::new(Live {
         world: world.clone(),
         first: process,
@@ -144,7 +131,7 @@ pub fn run(
         cred,
         output,
     });
-    let _ = handler.set(live.clone());
+    let _ = attendant.handler.set(live.clone());
     startup::step("program runs");
     startup::finish();
     started(&live);

@@ -172,6 +172,7 @@ impl SeccompThread {
         match self.wait()? {
             kind::READY => {
                 self.at = At::Start { ready: true };
+                self.pace.program_begins();
                 Ok(Errno::check(self.port.get64(word::RESULT)).map(|_| ()))
             }
             _ => self.lied("did not get ready"),
