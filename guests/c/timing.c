@@ -127,7 +127,8 @@ CASE(itimers)
 	V(setitimer(ITIMER_VIRTUAL, &v, NULL));
 	busy(150);
 	V(setitimer(ITIMER_VIRTUAL, &(struct itimerval){ 0 }, NULL));
-	IS(ticks >= 1 && ticks <= 8);
+	/* User time is sampled at the host's ticks: where others run too, a process gets more or less than its due. */
+	IS(ticks >= 1 && ticks <= 30);
 	ticks = 0;
 	V(setitimer(ITIMER_PROF, &v, NULL));
 	busy(150);
