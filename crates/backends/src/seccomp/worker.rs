@@ -175,6 +175,9 @@ impl Worker {
     }
 
     fn proc(&self, name: &str) -> Option<File> {
+        if self.is_dead() {
+            return None;
+        }
         host_proc::open(self.pid, name, OFlags::RDONLY)
     }
 
@@ -327,8 +330,12 @@ impl Worker {
         parse_maps(lines, self.base - VVAR_BELOW, |dev, ino| self.vvar.special(dev, ino))
     }
 
-    /// How much of a range lies below the shim: nothing above is the guest's.
+    /// How much of a range lies below the shim: nothing above is the guest's. Nothing at all of a worker that is no more:
+    /// its pid may be another process's by now.
     fn clip(&self, address: u64, len: usize) -> usize {
+        if self.is_dead() {
+            return 0;
+        }
         usize::try_from(self.base.saturating_sub(address)).unwrap_or(usize::MAX).min(len)
     }
 }
