@@ -170,6 +170,23 @@ static int travellers(void)
 	return 0;
 }
 
+/* Processes that nobody waits for. */
+static int zombies(void)
+{
+	int made = 0;
+
+	for (; made < 1000; made++) {
+		pid_t child = fork();
+
+		if (child == 0)
+			_exit(0);
+		if (child < 0)
+			break;
+	}
+	printf("%d, %s\n", made, said(made < 1000));
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	static const struct {
@@ -178,6 +195,7 @@ int main(int argc, char **argv)
 	} cases[] = {
 		{ "sparse", sparse },	  { "mapped", mapped }, { "unlinked", unlinked },     { "segments", segments },
 		{ "queues", queues }, { "names", names },	{ "travellers", travellers },
+		{ "zombies", zombies },
 	};
 
 	setvbuf(stdout, NULL, _IONBF, 0);

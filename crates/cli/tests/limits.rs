@@ -64,3 +64,9 @@ fn names_of_files_count_as_memory() {
 fn files_in_flight_are_as_many_as_descriptors() {
     prints(&["--user", "1000"], "travellers", "5, ETOOMANYREFS\n");
 }
+
+/// The program itself is one of twenty.
+#[test]
+fn zombies_count_as_processes() {
+    prints(&["--pids", "20"], "zombies", "19, EAGAIN\n");
+}

@@ -50,14 +50,20 @@ impl Tree {
         self.tasks.len() + self.coming.len()
     }
 
+    /// What counts against `--pids`: zombies too, until somebody has waited for them (pids_release()).
+    pub fn charged(&self) -> usize {
+        let zombies = self.processes.values().filter(|process| process.is_zombie()).count();
+        self.thread_count().saturating_add(zombies)
+    }
+
     /// Members of a process group, zombies included.
     pub fn group(&self, pgid: u32) -> impl Iterator<Item = &Arc<Process>> {
         self.processes.values().filter(move |process| process.pgid() == pgid)
     }
 
-    /// A number that names no thread, process, group or session. `EAGAIN` at the limit of threads.
+    /// A number that names no thread, process, group or session. `EAGAIN` at the limit.
     pub(super) fn allocate(&mut self, limit: Option<u32>) -> Result<u32> {
-        if limit.is_some_and(|limit| self.thread_count() >= limit as usize) {
+        if limit.is_some_and(|limit| self.charged() >= limit as usize) {
             return Err(Errno::EAGAIN);
         }
         for _ in 0..PID_MAX {

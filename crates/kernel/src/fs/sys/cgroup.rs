@@ -43,7 +43,7 @@ const ENTRIES: &[Entry] = &[
     Entry::text("memory.stat", 0o444, show_memory),
     Entry::text("memory.swap.current", 0o444, |_, _| line(0)),
     Entry::text("memory.swap.max", 0o644, |_, _| line(0)),
-    Entry::text("pids.current", 0o444, |about, _| line(about.world.tree.lock().thread_count())),
+    Entry::text("pids.current", 0o444, |about, _| line(about.world.tree.lock().charged())),
     Entry::text("pids.max", 0o644, |about, _| line(or_max(about.world.config.pids_limit.map(u64::from)))),
 ];
 
