@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::SystemTime;
 
 use super::unix::rights::Rights;
-use super::{Incoming, Notice};
+use super::{Header, Incoming, Notice};
 use crate::abi::net::{MSG_PEEK, MSG_TRUNC};
 use crate::ipc::glue::Ucred;
 use crate::mem::Source;
@@ -108,13 +109,16 @@ pub struct Packet {
     /// The sender's address, family included; empty: none.
     pub address: Arc<[u8]>,
     pub rights: Option<Rights>,
+    /// Of a datagram: its header, and when it came, if somebody wanted to know.
+    pub header: Option<Box<Header>>,
+    pub time: Option<SystemTime>,
     pub cred: Ucred,
     charge: Option<Charge>,
 }
 
 impl Packet {
     pub fn new(data: Vec<u8>, address: Arc<[u8]>, cred: Ucred, charge: Option<Charge>) -> Packet {
-        Packet { data, start: 0, address, rights: None, cred, charge }
+        Packet { data, start: 0, address, rights: None, header: None, time: None, cred, charge }
     }
 
     pub fn size(&self) -> usize {
@@ -279,6 +283,7 @@ impl Inbox {
             }
         };
         message.full_len = packet.size();
+        (message.header, message.time) = (packet.header.as_deref().copied(), packet.time);
         if taken < packet.size() {
             message.out_flags |= MSG_TRUNC;
         }

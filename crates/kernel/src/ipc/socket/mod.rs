@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 pub use self::inbox::{Account, Inbox, Packet};
+pub use self::inet::ancillary::Header;
 pub use self::notice::Notice;
 pub use self::options::Options;
 use super::glue::{self, Ucred};
@@ -87,6 +88,14 @@ impl Shut {
     }
 }
 
+/// A piece of ancillary data (cmsg(3)).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ancillary {
+    pub level: u32,
+    pub kind: u32,
+    pub data: Vec<u8>,
+}
+
 /// What is sent.
 pub struct Outgoing<'a> {
     pub source: &'a mut dyn Source,
@@ -96,6 +105,8 @@ pub struct Outgoing<'a> {
     pub flags: u32,
     /// Files that travel along; taken with the first bytes.
     pub files: Vec<Arc<OpenFile>>,
+    /// What else travels along.
+    pub control: Vec<Ancillary>,
     /// Who sends.
     pub cred: Ucred,
     pub task: &'a Arc<Task>,
@@ -115,6 +126,10 @@ pub struct Incoming<'a> {
     pub address: Vec<u8>,
     pub files: Vec<Arc<OpenFile>>,
     pub cred: Option<Ucred>,
+    /// Of a datagram: what its header says, when it came, and what is told of both.
+    pub header: Option<Header>,
+    pub time: Option<SystemTime>,
+    pub control: Vec<Ancillary>,
     /// Real length of a datagram.
     pub full_len: usize,
     /// `MSG_*` for the caller: `MSG_TRUNC`.
@@ -132,6 +147,9 @@ impl<'a> Incoming<'a> {
             address: Vec::new(),
             files: Vec::new(),
             cred: None,
+            header: None,
+            time: None,
+            control: Vec::new(),
             full_len: 0,
             out_flags: 0,
         }
@@ -232,7 +250,15 @@ impl File for SocketFile {
     fn write(&self, io: &Io<'_>, _offset: u64, from: &mut dyn Source) -> Result<usize> {
         let (task, cred) = (io.task, glue::ucred(io.task));
         let flags = MSG_DONTWAIT;
-        self.socket.send(&mut Outgoing { source: from, address: None, flags, files: Vec::new(), cred, task })
+        self.socket.send(&mut Outgoing {
+            source: from,
+            address: None,
+            flags,
+            files: Vec::new(),
+            control: Vec::new(),
+            cred,
+            task,
+        })
     }
 
     fn writes_all(&self) -> bool {

@@ -1,10 +1,10 @@
 //! Options of `SOL_SOCKET` that every socket has (socket(7), net/core/sock.c).
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 
-use super::{Kind, Socket};
+use super::{Ancillary, Kind, Socket};
 use crate::abi::net::*;
 use crate::abi::types::Timeval;
 use crate::call::Ctx;
@@ -28,6 +28,8 @@ struct Values {
     low_water: i32,
     priority: i32,
     mark: i32,
+    /// The one of `SO_TIMESTAMP*` that is on.
+    stamp: u32,
     /// Switches, by name.
     on: u64,
     pass_cred: bool,
@@ -47,6 +49,7 @@ impl Default for Options {
             low_water: 1,
             priority: 0,
             mark: 0,
+            stamp: 0,
             on: 0,
             pass_cred: false,
         }))
@@ -62,8 +65,6 @@ const SWITCHES: &[u32] = &[
     SO_BROADCAST,
     SO_KEEPALIVE,
     SO_OOBINLINE,
-    SO_TIMESTAMP_OLD,
-    SO_TIMESTAMPNS_OLD,
     SO_RXQ_OVFL,
     SO_WIFI_STATUS,
     SO_NOFCS,
@@ -89,6 +90,27 @@ impl Options {
     /// A switch is on.
     pub fn is_on(&self, name: u32) -> bool {
         name < 64 && self.0.lock().on & 1 << name != 0
+    }
+
+    /// Somebody wants to know when packets come.
+    pub fn stamps(&self) -> bool {
+        self.0.lock().stamp != 0
+    }
+
+    /// When a packet came, as was asked for (__sock_recv_timestamp()).
+    pub fn stamp(&self, came: Option<SystemTime>) -> Option<Ancillary> {
+        let kind = self.0.lock().stamp;
+        if kind == 0 {
+            return None;
+        }
+        let since =
+            came.unwrap_or_else(SystemTime::now).duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let part = match kind {
+            SO_TIMESTAMP_OLD | SO_TIMESTAMP_NEW => since.subsec_micros(),
+            _ => since.subsec_nanos(),
+        };
+        let data = [since.as_secs().to_ne_bytes(), u64::from(part).to_ne_bytes()].concat();
+        Some(Ancillary { level: SOL_SOCKET, kind, data })
     }
 
     /// `SO_RCVBUF` as counted.
@@ -146,6 +168,9 @@ pub fn get(socket: &dyn Socket, name: u32) -> Result<Vec<u8>> {
         SO_NO_CHECK | SO_BUSY_POLL | SO_INCOMING_CPU | SO_PEEK_OFF => {
             word(if matches!(name, SO_INCOMING_CPU | SO_PEEK_OFF) { -1 } else { 0 })
         }
+        SO_TIMESTAMP_OLD | SO_TIMESTAMPNS_OLD | SO_TIMESTAMP_NEW | SO_TIMESTAMPNS_NEW => {
+            word(i64::from(values.stamp == name))
+        }
         SO_LINGER => {
             let (on, seconds) = values.linger.map_or((0, 0), |seconds| (1u32, seconds));
             Ok([on.to_ne_bytes(), seconds.to_ne_bytes()].concat())
@@ -194,6 +219,10 @@ pub fn set(cx: &mut Ctx<'_>, socket: &dyn Socket, name: u32, value: &[u8]) -> Re
         SO_LINGER => {
             let seconds = word(value, 4).ok_or(Errno::EINVAL)?;
             options.0.lock().linger = (number != 0).then_some(seconds.unsigned_abs());
+        }
+        // One replaces the other (sock_set_timestamp()).
+        SO_TIMESTAMP_OLD | SO_TIMESTAMPNS_OLD | SO_TIMESTAMP_NEW | SO_TIMESTAMPNS_NEW => {
+            options.0.lock().stamp = if number != 0 { name } else { 0 };
         }
         SO_PASSCRED => match socket.domain() {
             AF_UNIX | AF_NETLINK => options.0.lock().pass_cred = number != 0,

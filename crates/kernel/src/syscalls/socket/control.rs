@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
-use crate::abi::net::{AF_UNIX, MSG_CTRUNC, SCM_CREDENTIALS, SCM_RIGHTS, SOL_SOCKET};
+use crate::abi::net::{
+    AF_INET, AF_INET6, AF_UNIX, MSG_CTRUNC, SCM_CREDENTIALS, SCM_RIGHTS, SO_MARK, SO_PRIORITY,
+    SO_TIMESTAMPING_OLD, SOL_SOCKET,
+};
 use crate::call::Ctx;
 use crate::fd::OpenFile;
 use crate::ipc::glue::{self, Ucred};
-use crate::ipc::socket::SocketFile;
+use crate::ipc::socket::{Ancillary, SocketFile};
 use crate::task::Caps;
 use crate::{Errno, Result};
 
@@ -22,6 +25,7 @@ const MAX_CONTROL: u64 = 131_072;
 pub(super) struct Control {
     pub files: Vec<Arc<OpenFile>>,
     pub cred: Option<Ucred>,
+    pub other: Vec<Ancillary>,
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
@@ -40,7 +44,8 @@ pub(super) fn read(cx: &mut Ctx<'_>, socket: &OpenFile, at: u64, len: u64) -> Re
     }
     let mut bytes = vec![0; len as usize];
     cx.mem().read_bytes(at, &mut bytes)?;
-    let unix = SocketFile::of(socket)?.socket.domain() == AF_UNIX;
+    let domain = SocketFile::of(socket)?.socket.domain();
+    let (unix, internet) = (domain == AF_UNIX, matches!(domain, AF_INET | AF_INET6));
     let mut rest = bytes.as_slice();
     while rest.len() >= HEADER {
         let total = rest.get(..8).and_then(|it| Some(u64::from_ne_bytes(it.try_into().ok()?))).unwrap_or(0);
@@ -49,13 +54,25 @@ pub(super) fn read(cx: &mut Ctx<'_>, socket: &OpenFile, at: u64, len: u64) -> Re
         let Some(data) = rest.get(HEADER..total) else { return Err(Errno::EINVAL) };
         match (level, kind) {
             (SOL_SOCKET, SCM_RIGHTS) if unix => read_rights(cx, data, &mut control)?,
+            (SOL_SOCKET, _) if internet => check_option(cx, kind)?,
             (SOL_SOCKET, SCM_CREDENTIALS) => control.cred = Some(read_credentials(cx, data)?),
             (SOL_SOCKET, _) if unix => return Err(Errno::EINVAL),
+            _ if internet => control.other.push(Ancillary { level, kind, data: data.to_vec() }),
             _ => {}
         }
         rest = rest.get(align(total)..).unwrap_or_default();
     }
     Ok(control)
+}
+
+/// __sock_cmsg_send(): options for one message, which nothing hangs on here; what is for sockets of other families is
+/// passed over.
+fn check_option(cx: &Ctx<'_>, kind: u32) -> Result<()> {
+    match kind {
+        SO_MARK if !cx.task.cred().capable(Caps::NET_ADMIN) => Err(Errno::EPERM),
+        SO_MARK | SO_PRIORITY | SO_TIMESTAMPING_OLD | SCM_RIGHTS | SCM_CREDENTIALS => Ok(()),
+        _ => Err(Errno::EINVAL),
+    }
 }
 
 /// scm_fp_copy().
@@ -103,17 +120,19 @@ pub(super) fn write(
     let room = if at == 0 { 0 } else { usize::try_from(room).unwrap_or(usize::MAX).min(1 << 20) };
     let mut out = Vec::new();
     let mut flags = 0;
-    if let Some(cred) = control.cred {
-        let data = cred.to_bytes();
-        if room < HEADER {
+    let cred = control.cred.map(|cred| (SOL_SOCKET, SCM_CREDENTIALS, cred.to_bytes()));
+    let other = control.other.into_iter().map(|piece| (piece.level, piece.kind, piece.data));
+    for (level, kind, data) in other.chain(cred) {
+        let left = room.saturating_sub(out.len());
+        if left < HEADER {
             flags |= MSG_CTRUNC;
-        } else {
-            let total = HEADER + data.len();
-            if total > room {
-                flags |= MSG_CTRUNC;
-            }
-            put(&mut out, SCM_CREDENTIALS, &data, total.min(room), room);
+            continue;
         }
+        let total = HEADER + data.len();
+        if total > left {
+            flags |= MSG_CTRUNC;
+        }
+        put(&mut out, (level, kind), &data, total.min(left), room);
     }
     if !control.files.is_empty() {
         let left = room - out.len();
@@ -131,7 +150,7 @@ pub(super) fn write(
         }
         if !numbers.is_empty() {
             let total = HEADER + numbers.len();
-            put(&mut out, SCM_RIGHTS, &numbers, total, room);
+            put(&mut out, (SOL_SOCKET, SCM_RIGHTS), &numbers, total, room);
         }
     }
     cx.mem().write_bytes(at, &out)?;
@@ -139,9 +158,9 @@ pub(super) fn write(
 }
 
 /// put_cmsg(): `total` is the length that the header tells; padding as far as there is room.
-fn put(out: &mut Vec<u8>, kind: u32, data: &[u8], total: usize, room: usize) {
+fn put(out: &mut Vec<u8>, (level, kind): (u32, u32), data: &[u8], total: usize, room: usize) {
     out.extend((total as u64).to_ne_bytes());
-    out.extend(SOL_SOCKET.to_ne_bytes());
+    out.extend(level.to_ne_bytes());
     out.extend(kind.to_ne_bytes());
     out.extend(data.get(..(total - HEADER).min(data.len())).unwrap_or_default());
     out.resize(align(out.len()).min(room), 0);

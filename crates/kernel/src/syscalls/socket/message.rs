@@ -99,6 +99,7 @@ fn send(
         address: address.filter(|address| !address.is_empty()),
         flags,
         files: control.files,
+        control: control.other,
         cred,
         task: &task,
     };
@@ -154,6 +155,7 @@ fn receive(cx: &mut Ctx<'_>, file: &OpenFile, ranges: Vec<Iovec>, flags: u32) ->
         control: Control {
             files: std::mem::take(&mut message.files),
             cred: message.cred.filter(|_| socket.options().pass_cred()),
+            other: std::mem::take(&mut message.control),
         },
         flags: message.out_flags,
     })

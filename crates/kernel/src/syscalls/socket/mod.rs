@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::abi::linux::{O_CLOEXEC, O_NONBLOCK, O_RDWR};
 use crate::abi::net::{
-    AF_MAX, AF_UNIX, MSG_DONTWAIT, SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET, SOCK_STREAM, SOL_SOCKET,
+    AF_MAX, AF_UNIX, MSG_DONTWAIT, MSG_ERRQUEUE, SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET, SOCK_STREAM, SOL_SOCKET,
 };
 use crate::call::{Addr, Ctx, Fd};
 use crate::fd::OpenFile;
@@ -230,7 +230,7 @@ pub(super) struct Waiting {
 impl Waiting {
     fn new(file: &OpenFile, socket: &dyn Socket, flags: u32, write: bool) -> Waiting {
         Waiting {
-            nonblocking: file.nonblocking() || flags & MSG_DONTWAIT != 0,
+            nonblocking: file.nonblocking() || flags & (MSG_DONTWAIT | MSG_ERRQUEUE) != 0,
             timeout: socket.options().timeout(write),
         }
     }

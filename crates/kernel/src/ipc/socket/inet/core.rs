@@ -19,7 +19,7 @@ pub struct Core {
     pub domain: u32,
     pub space: Arc<Space>,
     pub options: Options,
-    settings: Settings,
+    pub settings: Settings,
     pub readable: WaitQueue,
     owner: Owner,
     place: Mutex<Place>,

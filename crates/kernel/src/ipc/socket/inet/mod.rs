@@ -2,6 +2,7 @@
 //! 127.0.0.0/8 and ::1; everything else is unreachable. ip(7), tcp(7), udp(7).
 
 pub(super) mod address;
+pub(super) mod ancillary;
 mod core;
 mod lo;
 mod netlink;

@@ -12,7 +12,7 @@ use super::core::Core;
 use super::lo;
 use super::ports::{Owner, Space};
 use super::urgent::Urgent;
-use crate::abi::net::{AF_UNSPEC, MSG_NOSIGNAL, MSG_OOB, SO_OOBINLINE};
+use crate::abi::net::{AF_UNSPEC, MSG_ERRQUEUE, MSG_NOSIGNAL, MSG_OOB, SO_OOBINLINE};
 use crate::call::Ctx;
 use crate::fd::Band;
 use crate::ipc::glue;
@@ -311,6 +311,9 @@ impl Socket for TcpSocket {
         let inline = self.takes_urgent_inline();
         let mut spent = Vec::new();
         let mut state = self.state.lock();
+        if message.flags & MSG_ERRQUEUE != 0 {
+            return Err(Errno::EAGAIN);
+        }
         if message.flags & MSG_OOB != 0 {
             // Of a listener nothing is read.
             return if state.pending.is_some() {

@@ -1,19 +1,23 @@
 //! UDP over the loopback interface: udp(7).
 
 use std::any::Any;
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use parking_lot::Mutex;
 
 use super::address::{Endpoint, family};
+use super::ancillary::{Header, IP_RECVERR, IPV6_RECVERR, Report, wishes};
 use super::core::Core;
 use super::lo;
 use super::ports::{Owner, Space};
-use crate::abi::net::{AF_UNSPEC, MSG_OOB};
+use super::settings::{IPPROTO_IP, IPPROTO_IPV6};
+use crate::abi::net::{AF_UNSPEC, MSG_ERRQUEUE, MSG_OOB, MSG_TRUNC, SO_RXQ_OVFL, SOL_SOCKET};
 use crate::call::Ctx;
 use crate::fd::Band;
 use crate::ipc::socket::inbox::take_bytes;
-use crate::ipc::socket::{Inbox, Incoming, Kind, Notice, Options, Outgoing, Packet, Shut, Socket};
+use crate::ipc::socket::{Ancillary, Inbox, Incoming, Kind, Notice, Options, Outgoing, Packet, Shut, Socket};
 use crate::wait::{Events, PollTable};
 use crate::{Errno, Result, SysResult};
 
@@ -35,6 +39,10 @@ struct State {
     remote: Option<Endpoint>,
     shut: Shut,
     error: Option<Errno>,
+    /// Datagrams that came back (`MSG_ERRQUEUE`).
+    reports: VecDeque<Report>,
+    /// Datagrams that found no room.
+    dropped: u32,
 }
 
 impl UdpSocket {
@@ -47,17 +55,73 @@ impl UdpSocket {
     }
 
     /// Takes a datagram if it is for this socket; one that finds no room is lost.
-    fn deliver(&self, from: Endpoint, packet: Packet) {
+    fn deliver(&self, from: Endpoint, mut packet: Packet) {
         let mut state = self.state.lock();
         let full = state.inbox.bytes() + state.inbox.count() * OVERHEAD + packet.size() + OVERHEAD
             > self.core.options.receive_buffer();
         let wanted = state.remote.is_none_or(|remote| remote == from) && !state.shut.receive;
+        if wanted && full {
+            state.dropped = state.dropped.saturating_add(1);
+        }
         if wanted && !full {
+            packet.time = self.core.options.stamps().then(SystemTime::now);
+            if let Some(header) = &mut packet.header {
+                header.arrives(&self.core.settings);
+                // Only what was counted while somebody wanted to know (sock_skb_set_dropcount()).
+                header.dropped = if self.core.options.is_on(SO_RXQ_OVFL) { state.dropped } else { 0 };
+            }
             state.inbox.push(packet);
             drop(state);
             self.core.readable.wake_all();
             self.notice.tell(Band::In);
         }
+    }
+
+    /// Nobody listens where a datagram went: what ICMP would tell. Connected sockets hear of it, and those that asked
+    /// for reports (__udp4_lib_err(), __udp6_lib_err()).
+    fn refused(&self, to: Endpoint, data: &[u8]) {
+        let asked = match to.ip.is_ipv6() {
+            true => self.core.settings.value(IPPROTO_IPV6, IPV6_RECVERR),
+            false => self.core.settings.value(IPPROTO_IP, IP_RECVERR),
+        } != 0;
+        let mut state = self.state.lock();
+        if state.remote.map_or(!asked, |remote| remote != to) {
+            return;
+        }
+        let used: usize = state.reports.iter().map(|report| report.data.len() + OVERHEAD).sum();
+        if asked && used < self.core.options.receive_buffer() {
+            state.reports.push_back(Report::new(to, data));
+        }
+        state.error = Some(Errno::ECONNREFUSED);
+        drop(state);
+        self.core.readable.wake_all();
+        self.notice.tell(Band::Err);
+    }
+
+    /// ip_recv_error().
+    fn receive_report(&self, message: &mut Incoming<'_>) -> Result<usize> {
+        let mut state = self.state.lock();
+        let report = state.reports.pop_front().ok_or(Errno::EAGAIN)?;
+        // The next one's error is the socket's now.
+        state.error = state.reports.front().map(|_| Errno::ECONNREFUSED);
+        drop(state);
+        let len = report.data.len().min(message.sink.remaining());
+        message.full_len = report.data.len();
+        message.out_flags |= MSG_ERRQUEUE | if len < report.data.len() { MSG_TRUNC } else { 0 };
+        message.address = report.to.to_bytes(self.core.domain);
+        message.control.push(report.told(self.core.domain));
+        if len == 0 { Ok(0) } else { message.sink.put_whole(report.data.get(..len).unwrap_or_default()) }
+    }
+
+    /// What the reader of a datagram has asked to know (sock_recv_cmsgs(), udp_recvmsg()).
+    fn tell(&self, message: &mut Incoming<'_>) {
+        message.control.extend(self.core.options.stamp(message.time));
+        let Some(header) = message.header else { return };
+        if header.dropped != 0 && self.core.options.is_on(SO_RXQ_OVFL) {
+            let data = header.dropped.to_ne_bytes().to_vec();
+            message.control.push(Ancillary { level: SOL_SOCKET, kind: SO_RXQ_OVFL, data });
+        }
+        message.control.extend(header.told(&self.core.settings, self.core.domain));
     }
 
     fn hears(&self, from: Endpoint) -> bool {
@@ -128,8 +192,12 @@ impl Socket for UdpSocket {
             return Err(Errno::EPIPE);
         }
         let to = to.route()?;
+        let wishes = wishes(&message.control, to.ip.is_ipv6())?;
         self.core.autobind()?;
         let mut from = self.core.local();
+        if let Some(ip) = wishes.source {
+            from.ip = ip;
+        }
         if from.ip.is_unspecified() {
             from.ip = to.source();
         }
@@ -141,27 +209,30 @@ impl Socket for UdpSocket {
         match receiver {
             Some(socket) => {
                 let address = from.to_bytes(socket.core.domain).into();
-                socket.deliver(from, Packet::new(data, address, message.cred, None));
+                let mut packet = Packet::new(data, address, message.cred, None);
+                packet.header = Some(Box::new(Header::new(&self.core.settings, &wishes, to)));
+                socket.deliver(from, packet);
             }
-            // What ICMP would tell; only connected sockets hear of it.
-            None if remote.is_some() => {
-                self.state.lock().error = Some(Errno::ECONNREFUSED);
-                self.core.readable.wake_all();
-                self.notice.tell(Band::Err);
-            }
-            None => {}
+            None => self.refused(to, &data),
         }
         Ok(len)
     }
 
     fn recv(&self, message: &mut Incoming<'_>) -> Result<usize> {
+        if message.flags & MSG_ERRQUEUE != 0 {
+            return self.receive_report(message);
+        }
         let mut spent = Vec::new();
         let mut state = self.state.lock();
         if let Some(error) = state.error.take() {
             return Err(error);
         }
         match state.inbox.read_packet(message, &mut spent) {
-            Some(result) => result,
+            Some(result) => {
+                drop(state);
+                self.tell(message);
+                result
+            }
             None if state.shut.receive => Ok(0),
             None => Err(Errno::EAGAIN),
         }
@@ -198,7 +269,7 @@ impl Socket for UdpSocket {
         table.watch(&self.core.readable);
         let state = self.state.lock();
         let mut ready = Events::WRITE | Events::WRBAND;
-        ready.set(Events::ERR, state.error.is_some());
+        ready.set(Events::ERR, state.error.is_some() || !state.reports.is_empty());
         ready.set(Events::HUP, state.shut.both());
         if state.shut.receive {
             ready |= Events::READ | Events::RDHUP;

@@ -274,7 +274,12 @@ impl Socket for UnixSocket {
             _ => state.inbox.read_packet(message, &mut spent),
         };
         let result = match read {
-            Some(result) => result,
+            Some(result) => {
+                if self.kind == Kind::Datagram {
+                    message.control.extend(self.options.stamp(message.time));
+                }
+                result
+            }
             None => match state.error.take() {
                 Some(error) => Err(error),
                 None if state.shut.receive && self.kind != Kind::Datagram => Ok(0),

@@ -1,6 +1,7 @@
 //! Sending: bytes of streams, packets, and the files that travel along (net/unix/af_unix.c).
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::UnixSocket;
 use super::rights::Rights;
@@ -68,11 +69,12 @@ impl UnixSocket {
     }
 
     /// Puts a packet into this socket's queue; gives it back if nobody will read it.
-    fn deliver(&self, packet: Packet) -> std::result::Result<(), Packet> {
+    fn deliver(&self, mut packet: Packet) -> std::result::Result<(), Box<Packet>> {
         let mut state = self.state.lock();
         if state.closed || state.shut.receive {
-            return Err(packet);
+            return Err(Box::new(packet));
         }
+        packet.time = (self.kind == Kind::Datagram && self.options.stamps()).then(SystemTime::now);
         state.inbox.push(packet);
         drop(state);
         self.readable.wake_all();

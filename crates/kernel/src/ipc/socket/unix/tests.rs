@@ -19,6 +19,7 @@ fn pair(guest: &Guest, kind: Kind) -> [Arc<OpenFile>; 2] {
 
 fn send(guest: &Guest, to: &OpenFile, bytes: &[u8], files: Vec<Arc<OpenFile>>) -> crate::Result<usize> {
     SocketFile::of(to).unwrap().socket.send(&mut Outgoing {
+        control: Vec::new(),
         source: &mut SliceSource(bytes),
         address: None,
         flags: 0,
