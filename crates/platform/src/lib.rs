@@ -128,6 +128,12 @@ pub trait Space: Send + Sync {
         Touched::Unknown
     }
 
+    /// Entries of `/proc/PID/pagemap` from this page on, without frame numbers and what tells of other processes. Zeros
+    /// where nothing is known.
+    fn page_map(&self, _page: u64, into: &mut [u64]) {
+        into.fill(0);
+    }
+
     /// Where guest code may be mapped.
     fn layout(&self) -> Layout;
 
@@ -212,6 +218,28 @@ pub struct MapMemory {
     pub dont_dump: bool,
     /// Made of huge pages (`MAP_HUGETLB`).
     pub huge: bool,
+    pub shares: Shares,
+}
+
+/// Resident and swapped memory of a mapping, in bytes, by who uses it and how (proc_pid_smaps(5)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shares {
+    /// Each page divided by the number of its users.
+    pub proportional: u64,
+    pub proportional_dirty: u64,
+    pub shared_clean: u64,
+    pub shared_dirty: u64,
+    pub private_clean: u64,
+    pub private_dirty: u64,
+    pub referenced: u64,
+    pub anonymous: u64,
+    /// `MADV_FREE`.
+    pub lazily_freed: u64,
+    /// Anonymous, in transparent huge pages.
+    pub huge: u64,
+    pub swap: u64,
+    pub swap_proportional: u64,
+    pub locked: u64,
 }
 
 /// Where memory was touched.

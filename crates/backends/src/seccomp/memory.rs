@@ -128,6 +128,21 @@ fn touched_by_page(pagemap: &File, start: u64, end: u64) -> Touched {
     if run == 0 { Touched::NotBefore(from) } else { Touched::Run(from, from + run as u64 * PAGE_SIZE) }
 }
 
+/// Entries of a `/proc/PID/pagemap` from this page on. Frame numbers are the host's, and so is whether somebody else has
+/// mapped a page of a file.
+pub fn page_map(pagemap: &File, page: u64, into: &mut [u64]) {
+    const KNOWN: u64 = !0 << 55;
+    const EXCLUSIVE: u64 = 1 << 56;
+    const FILE: u64 = 1 << 61;
+    let mut bytes = vec![0; size_of_val(into)];
+    let count = pagemap.read_at(&mut bytes, page.saturating_mul(8)).unwrap_or(0);
+    let entries = bytes.get(..count).unwrap_or_default().as_chunks::<8>().0;
+    for (to, from) in into.iter_mut().zip(entries) {
+        let entry = u64::from_ne_bytes(*from) & KNOWN;
+        *to = if entry & FILE != 0 { entry & !EXCLUSIVE } else { entry };
+    }
+}
+
 /// Copies from another process; returns the bytes copied before the first bad page.
 pub fn read(pid: i32, address: u64, into: &mut [u8]) -> usize {
     copy(pid, address, into.len(), |pid, remote| {

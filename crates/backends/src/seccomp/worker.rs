@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use coracle_abi::PAGE_SIZE;
 use coracle_abi::port::{PORT_COUNT, SHIM_ALIGN, VDSO_SIZE, VVAR_BELOW, word};
 use coracle_platform::{Death, Layout, MapMemory, Mapping, Space, Special, Touched, Usage, Vdso};
 use parking_lot::Mutex;
@@ -233,6 +234,15 @@ impl Space for Worker {
         }
     }
 
+    fn page_map(&self, page: u64, into: &mut [u64]) {
+        into.fill(0);
+        let top = self.layout().top / PAGE_SIZE;
+        let count = usize::try_from(top.saturating_sub(page)).unwrap_or(usize::MAX).min(into.len());
+        if let (Some(file), Some(into)) = (&self.reading().1, into.get_mut(..count)) {
+            memory::page_map(file, page, into);
+        }
+    }
+
     fn layout(&self) -> Layout {
         Layout { bottom: 0x1_0000, top: self.base - VVAR_BELOW }
     }
@@ -394,9 +404,28 @@ fn parse_maps(mut lines: impl BufRead, top: u64, special: impl Fn(u64, u64) -> O
 /// One line of `smaps`.
 fn note_memory(memory: &mut MapMemory, name: &str, value: &str) {
     let bytes = || value.trim_end_matches("kB").trim().parse::<u64>().unwrap_or(0) << 10;
+    let shares = &mut memory.shares;
     match name {
         "Rss" => memory.resident = bytes(),
-        "Anonymous" | "Swap" => memory.own += bytes(),
+        "Pss" => shares.proportional = bytes(),
+        "Pss_Dirty" => shares.proportional_dirty = bytes(),
+        "Shared_Clean" => shares.shared_clean = bytes(),
+        "Shared_Dirty" => shares.shared_dirty = bytes(),
+        "Private_Clean" => shares.private_clean = bytes(),
+        "Private_Dirty" => shares.private_dirty = bytes(),
+        "Referenced" => shares.referenced = bytes(),
+        "Anonymous" => {
+            shares.anonymous = bytes();
+            memory.own += shares.anonymous;
+        }
+        "LazyFree" => shares.lazily_freed = bytes(),
+        "AnonHugePages" => shares.huge = bytes(),
+        "Swap" => {
+            shares.swap = bytes();
+            memory.own += shares.swap;
+        }
+        "SwapPss" => shares.swap_proportional = bytes(),
+        "Locked" => shares.locked = bytes(),
         "VmFlags" => {
             memory.dont_dump = value.split_ascii_whitespace().any(|flag| flag == "dd");
             memory.huge = value.split_ascii_whitespace().any(|flag| flag == "ht");
@@ -410,6 +439,8 @@ const _: () = assert!(coracle_abi::vvar::VVAR_SIZE as u64 == coracle_abi::port::
 
 #[cfg(test)]
 mod tests {
+    use coracle_platform::Shares;
+
     use super::*;
 
     #[test]
@@ -417,7 +448,19 @@ mod tests {
         let text = "5555-6666 rw-p 0 00:00 0\nRss:  8 kB\nAnonymous:  4 kB\nAnonHugePages:  64 kB\nSwap:  12 kB\n\
                     SwapPss: 12 kB\nVmFlags: rd wr dd sd\n7777-8888 r--p 0 00:00 0\nRss: 4 kB\n";
         let maps = parse_maps(text.as_bytes(), 1 << 40, |_, _| None);
-        let first = MapMemory { resident: 8 << 10, own: 16 << 10, dont_dump: true, huge: false };
+        let first = MapMemory {
+            resident: 8 << 10,
+            own: 16 << 10,
+            dont_dump: true,
+            shares: Shares {
+                anonymous: 4 << 10,
+                huge: 64 << 10,
+                swap: 12 << 10,
+                swap_proportional: 12 << 10,
+                ..Shares::default()
+            },
+            ..MapMemory::default()
+        };
         assert_eq!(maps.iter().map(|mapping| mapping.memory).next(), Some(first));
         assert_eq!((maps.len(), maps[1].memory.resident, maps[1].memory.own), (2, 4 << 10, 0));
     }

@@ -221,6 +221,16 @@ impl AddressSpace {
         Some(stat.map_or((0, 0), |stat| (stat.st_mode, stat.st_nlink)))
     }
 
+    /// Where the file is that the host knows by `id`, if it is in a file system.
+    pub(crate) fn mapped_place(&self, id: (u64, u64)) -> Option<PathRef> {
+        self.files.lock().get(&id)?.place.clone()
+    }
+
+    /// By what the host knows the files that were mapped.
+    pub(crate) fn mapped_files(&self) -> Vec<(u64, u64)> {
+        self.files.lock().keys().copied().collect()
+    }
+
     /// Tells the platform when `file` is closed for good, once.
     pub(crate) fn watch_close(self: &Arc<Self>, file: &OpenFile) {
         if self.watched.lock().insert(file.key) {

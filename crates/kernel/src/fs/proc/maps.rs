@@ -1,8 +1,13 @@
-//! `/proc/PID/maps`, `smaps` and `smaps_rollup` (fs/proc/task_mmu.c).
+//! `/proc/PID/maps`, `smaps`, `smaps_rollup` and `numa_maps` (fs/proc/task_mmu.c).
 
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
+use std::sync::Arc;
+
+use coracle_platform::{MapMemory, Shares};
 
 use super::{About, access};
+use crate::abi::PAGE_SIZE;
 use crate::fs::{Who, split_dev};
 use crate::mm::{MapEntry, MapName};
 use crate::{Errno, Result};
@@ -62,60 +67,160 @@ pub fn show(about: &About, who: Who<'_>) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-/// What `smaps` says of resident memory, in bytes.
+/// What `smaps` says of memory, in bytes.
 #[derive(Default)]
 struct Sums {
     resident: u64,
-    anonymous: u64,
-    file: u64,
-    shared_memory: u64,
-    writable: u64,
+    shares: Shares,
+    /// Of the proportional size: anonymous, of files, of shared memory.
+    parts: [u64; 3],
 }
 
 impl Sums {
-    fn add(&mut self, entry: &MapEntry) {
-        self.resident += entry.memory.resident;
-        let is_file = matches!(entry.name, MapName::Path(_)) && entry.ino != 0;
-        match (is_file, entry.shared) {
-            (true, _) if entry.prot & PROT_WRITE == 0 || entry.shared => self.file += entry.memory.resident,
-            (false, true) => self.shared_memory += entry.memory.resident,
-            _ => self.anonymous += entry.memory.resident,
+    fn add(&mut self, entry: &MapEntry, users: &Users) {
+        let memory = &entry.memory;
+        let shares = match entry.host.and_then(|host| users.get(&host)) {
+            Some(users) => of_file(memory, entry.shared, (*users).max(1)),
+            None => memory.shares,
+        };
+        let own = shares.anonymous.min(shares.proportional);
+        let [anonymous, file, shared] = &mut self.parts;
+        if entry.host.is_some() {
+            *anonymous += own;
+            *file += shares.proportional - own;
+        } else if entry.shared {
+            *shared += shares.proportional;
+        } else {
+            *anonymous += shares.proportional;
         }
-        if entry.prot & PROT_WRITE != 0 {
-            self.writable += entry.memory.resident;
+        self.resident += memory.resident;
+        let (sum, add) = (&mut self.shares, shares);
+        for (sum, add) in [
+            (&mut sum.proportional, add.proportional),
+            (&mut sum.proportional_dirty, add.proportional_dirty),
+            (&mut sum.shared_clean, add.shared_clean),
+            (&mut sum.shared_dirty, add.shared_dirty),
+            (&mut sum.private_clean, add.private_clean),
+            (&mut sum.private_dirty, add.private_dirty),
+            (&mut sum.referenced, add.referenced),
+            (&mut sum.anonymous, add.anonymous),
+            (&mut sum.lazily_freed, add.lazily_freed),
+            (&mut sum.huge, add.huge),
+            (&mut sum.swap, add.swap),
+            (&mut sum.swap_proportional, add.swap_proportional),
+            (&mut sum.locked, add.locked),
+        ] {
+            *sum = sum.saturating_add(add);
         }
     }
 }
 
-/// The host tells what is resident, not who shares it: proportional sizes are those of memory used alone.
+/// How many address spaces of the sandbox have mapped a file, by what the host knows it.
+type Users = HashMap<(u64, u64), u64>;
+
+fn users(about: &About) -> Users {
+    let mut users = Users::new();
+    let mut seen = HashSet::new();
+    for mm in about.world.processes().into_iter().filter_map(|process| process.mm()) {
+        if seen.insert(Arc::as_ptr(&mm) as usize) {
+            mm.mapped_files().into_iter().for_each(|file| *users.entry(file).or_insert(0) += 1);
+        }
+    }
+    users
+}
+
+/// The host's own figures for pages of a file would tell of programs outside, so those that are the file's still are
+/// divided by the users inside. What was written to privately is anonymous, and taken for the process's own.
+fn of_file(memory: &MapMemory, shared: bool, users: u64) -> Shares {
+    let shares = memory.shares;
+    let own = shares.anonymous.min(memory.resident);
+    let file = memory.resident - own;
+    // Copies of text in memory count as dirty with the host.
+    let dirty =
+        if shared { (shares.shared_dirty + shares.private_dirty).saturating_sub(own).min(file) } else { 0 };
+    let clean = file - dirty;
+    let (shared_clean, shared_dirty) = if users > 1 { (clean, dirty) } else { (0, 0) };
+    Shares {
+        proportional: own + file / users,
+        proportional_dirty: own + dirty / users,
+        shared_clean,
+        shared_dirty,
+        private_clean: clean - shared_clean,
+        private_dirty: own + dirty - shared_dirty,
+        swap_proportional: shares.swap,
+        ..shares
+    }
+}
+
 fn body(out: &mut String, sums: &Sums, rollup: bool) {
-    let clean = sums.resident - sums.writable.min(sums.resident);
-    let dirty = sums.writable.min(sums.resident);
-    let mut lines = vec![("Rss", sums.resident), ("Pss", sums.resident), ("Pss_Dirty", dirty)];
+    let Sums { resident, shares, parts: [anonymous, file, shared] } = sums;
+    let mut lines =
+        vec![("Rss", *resident), ("Pss", shares.proportional), ("Pss_Dirty", shares.proportional_dirty)];
     if rollup {
-        lines.extend([("Pss_Anon", sums.anonymous), ("Pss_File", sums.file), ("Pss_Shmem", sums.shared_memory)]);
+        lines.extend([("Pss_Anon", *anonymous), ("Pss_File", *file), ("Pss_Shmem", *shared)]);
     }
     lines.extend([
-        ("Shared_Clean", 0),
-        ("Shared_Dirty", 0),
-        ("Private_Clean", clean),
-        ("Private_Dirty", dirty),
-        ("Referenced", sums.resident),
-        ("Anonymous", sums.anonymous),
+        ("Shared_Clean", shares.shared_clean),
+        ("Shared_Dirty", shares.shared_dirty),
+        ("Private_Clean", shares.private_clean),
+        ("Private_Dirty", shares.private_dirty),
+        ("Referenced", shares.referenced),
+        ("Anonymous", shares.anonymous),
         ("KSM", 0),
-        ("LazyFree", 0),
-        ("AnonHugePages", 0),
+        ("LazyFree", shares.lazily_freed),
+        ("AnonHugePages", shares.huge),
         ("ShmemPmdMapped", 0),
         ("FilePmdMapped", 0),
         ("Shared_Hugetlb", 0),
         ("Private_Hugetlb", 0),
-        ("Swap", 0),
-        ("SwapPss", 0),
-        ("Locked", 0),
+        ("Swap", shares.swap),
+        ("SwapPss", shares.swap_proportional),
+        ("Locked", shares.locked),
     ]);
     for (name, bytes) in lines {
         _ = writeln!(out, "{:<16}{:>8} kB", format!("{name}:"), bytes / 1024);
     }
+}
+
+/// `/proc/PID/numa_maps` (show_numa_map() in fs/proc/task_mmu.c): there is one node.
+pub fn show_numa(about: &About, who: Who<'_>) -> Result<Vec<u8>> {
+    let mut out = Vec::new();
+    for entry in entries(about, who, true)? {
+        let pages = |bytes: u64| bytes / PAGE_SIZE;
+        out.extend_from_slice(format!("{:08x} default", entry.start).as_bytes());
+        match &entry.name {
+            MapName::Heap => out.extend_from_slice(b" heap"),
+            MapName::Stack => out.extend_from_slice(b" stack"),
+            MapName::Path(path) => {
+                out.extend_from_slice(b" file=");
+                for &byte in path.iter() {
+                    match byte {
+                        b'\n' | b'\t' | b'=' => out.extend_from_slice(format!("\\{byte:03o}").as_bytes()),
+                        _ => out.push(byte),
+                    }
+                }
+            }
+            _ => {}
+        }
+        let (all, shares) = (pages(entry.memory.resident), entry.memory.shares);
+        let anonymous = pages(shares.anonymous);
+        let dirty = pages(shares.shared_dirty.saturating_add(shares.private_dirty));
+        let mut text = String::new();
+        if all > 0 {
+            for (name, count) in [("anon", anonymous), ("dirty", dirty)] {
+                if count > 0 {
+                    _ = write!(text, " {name}={count}");
+                }
+            }
+            if all != anonymous && all != dirty {
+                _ = write!(text, " mapped={all}");
+            }
+            _ = write!(text, " N0={all} kernelpagesize_kB=4");
+        }
+        text.push('\n');
+        out.extend_from_slice(text.as_bytes());
+    }
+    Ok(out)
 }
 
 fn vm_flags(entry: &MapEntry) -> String {
@@ -141,6 +246,7 @@ fn vm_flags(entry: &MapEntry) -> String {
 /// `/proc/PID/smaps`.
 pub fn show_smaps(about: &About, who: Who<'_>) -> Result<Vec<u8>> {
     let mut out = Vec::new();
+    let users = users(about);
     for entry in entries(about, who, true)? {
         head(&mut out, &entry);
         let mut text = String::new();
@@ -148,7 +254,7 @@ pub fn show_smaps(about: &About, who: Who<'_>) -> Result<Vec<u8>> {
             _ = writeln!(text, "{:<16}{:>8} kB", format!("{name}:"), bytes / 1024);
         }
         let mut sums = Sums::default();
-        sums.add(&entry);
+        sums.add(&entry, &users);
         body(&mut text, &sums, false);
         text.push_str("THPeligible:           0\n");
         text.push_str(&vm_flags(&entry));
@@ -164,7 +270,8 @@ pub fn show_rollup(about: &About, who: Who<'_>) -> Result<Vec<u8>> {
         return Err(Errno::ESRCH);
     }
     let mut sums = Sums::default();
-    entries.iter().for_each(|entry| sums.add(entry));
+    let users = users(about);
+    entries.iter().for_each(|entry| sums.add(entry, &users));
     let start = entries.first().map_or(0, |entry| entry.start);
     let end = entries.last().map_or(0, |entry| entry.end);
     let mut text = format!("{:<73}[rollup]\n", format!("{start:08x}-{end:08x} ---p 00000000 00:00 0 "));

@@ -2,7 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Entry, Names, What, access, fds, limits, line, maps, memory, net, stat, status, subject};
+use super::{
+    Entry, Names, What, access, fds, limits, line, map_files, maps, memory, namespaces, net, stat, status, subject,
+};
 use crate::abi::linux::SCHED_IDLE;
 use crate::fs::synth::About;
 use crate::fs::{PathRef, S_IFDIR, Target, Who};
@@ -16,6 +18,7 @@ static TASK_DIR: Entry = Entry { name: "TID", mode: 0o555, what: What::Dir(&[BOT
 
 const PROCESS: &[Entry] = &[
     Entry { name: "task", mode: 0o555, what: What::Varying(&[], TASKS) },
+    Entry { name: "map_files", mode: 0o500, what: What::Varying(&[], map_files::LINKS) },
     Entry::dir("net", &[net::ENTRIES]),
     polled("mountstats", 0o400, |about, _| mounts(about, Table::Stats)),
     Entry::control("autogroup", 0o644, |_, _| line("/autogroup-1 nice 0"), |_, _, _| Err(Errno::EPERM)),
@@ -33,7 +36,7 @@ const THREAD: &[Entry] = &[Entry::text("children", 0o444, show_children)];
 const BOTH: &[Entry] = &[
     Entry { name: "fd", mode: 0o500, what: What::Varying(&[], fds::LINKS) },
     Entry { name: "fdinfo", mode: 0o555, what: What::Varying(&[], fds::INFOS) },
-    Entry { name: "ns", mode: 0o511, what: What::Dir(&[NAMESPACES]) },
+    Entry { name: "ns", mode: 0o511, what: What::Dir(&[namespaces::ENTRIES]) },
     Entry::text("environ", 0o400, memory::show_environ),
     Entry::text("auxv", 0o400, memory::show_auxv),
     Entry::text("status", 0o444, status::show),
@@ -46,6 +49,7 @@ const BOTH: &[Entry] = &[
     Entry::text("stat", 0o444, stat::show),
     Entry::text("statm", 0o444, stat::show_statm),
     Entry::text("maps", 0o444, maps::show),
+    Entry::text("numa_maps", 0o444, maps::show_numa),
     Entry { name: "mem", mode: 0o600, what: What::Special(memory::open_mem) },
     Entry { name: "cwd", mode: 0o777, what: What::Magic(show_cwd, follow_cwd) },
     Entry { name: "root", mode: 0o777, what: What::Magic(show_root, follow_root) },
@@ -55,7 +59,7 @@ const BOTH: &[Entry] = &[
     Entry::control("clear_refs", 0o200, |_, _| Err(Errno::EINVAL), store_clear_refs),
     Entry::text("smaps", 0o444, maps::show_smaps),
     Entry::text("smaps_rollup", 0o444, maps::show_rollup),
-    Entry { name: "pagemap", mode: 0o400, what: What::Special(|_, _| Err(Errno::EPERM)) },
+    Entry { name: "pagemap", mode: 0o400, what: What::Special(map_files::open_page_map) },
     Entry::text("wchan", 0o444, show_wchan),
     Entry::text("stack", 0o400, |_, _| Err(Errno::EPERM)),
     Entry::text("schedstat", 0o444, show_schedstat),
@@ -97,24 +101,6 @@ fn find_task(about: &About, name: &str) -> Result<(About, &'static Entry)> {
         return Err(Errno::ENOENT);
     }
     Ok((About { task, ..About::process(process) }, &TASK_DIR))
-}
-
-/// Numbers of the initial namespaces (include/uapi/linux/nsfs.h, include/linux/proc_ns.h).
-const NAMESPACES: &[Entry] = &[
-    namespace("cgroup", |_, _| Ok(Target::Text(b"cgroup:[4026531835]".to_vec()))),
-    namespace("ipc", |_, _| Ok(Target::Text(b"ipc:[4026531839]".to_vec()))),
-    namespace("mnt", |_, _| Ok(Target::Text(b"mnt:[4026531841]".to_vec()))),
-    namespace("net", |_, _| Ok(Target::Text(b"net:[4026531840]".to_vec()))),
-    namespace("pid", |_, _| Ok(Target::Text(b"pid:[4026531836]".to_vec()))),
-    namespace("pid_for_children", |_, _| Ok(Target::Text(b"pid:[4026531836]".to_vec()))),
-    namespace("time", |_, _| Ok(Target::Text(b"time:[4026531834]".to_vec()))),
-    namespace("time_for_children", |_, _| Ok(Target::Text(b"time:[4026531834]".to_vec()))),
-    namespace("user", |_, _| Ok(Target::Text(b"user:[4026531837]".to_vec()))),
-    namespace("uts", |_, _| Ok(Target::Text(b"uts:[4026531838]".to_vec()))),
-];
-
-const fn namespace(name: &'static str, follow: fn(&About, Who<'_>) -> Result<Target>) -> Entry {
-    Entry { name, mode: 0o777, what: What::Link(follow) }
 }
 
 fn show_children(about: &About, _who: Who<'_>) -> Result<Vec<u8>> {

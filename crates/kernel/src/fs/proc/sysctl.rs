@@ -128,7 +128,7 @@ const FS: &[Entry] = &[
     Entry::dir("binfmt_misc", &[]),
     fixed("dentry-negative", |_, _| line(0)),
     Entry::text("dentry-state", 0o444, |_, _| line("0\t0\t45\t0\t0\t0")),
-    fixed("dir-notify-enable", |_, _| line(0)),
+    fixed("dir-notify-enable", |_, _| line(1)),
     Entry::dir("epoll", &[&[fixed("max_user_watches", |about, _| line(max_watches(about.world.config.memory)))]]),
     fixed("file-max", |_, _| line(i64::MAX)),
     Entry::text("file-nr", 0o444, show_file_nr),
