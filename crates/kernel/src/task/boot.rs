@@ -149,8 +149,18 @@ impl World {
 
     /// Starts a program as a child of pid 1. The first one has pid 2, and the sandbox ends with it.
     pub fn spawn(self: &Arc<World>, spawn: Spawn) -> Result<Arc<Process>, ExecError> {
+        self.spawn_with(spawn, |_| {})
+    }
+
+    /// As `spawn`, after something was done to the process.
+    pub(crate) fn spawn_with(
+        self: &Arc<World>,
+        spawn: Spawn,
+        change: impl FnOnce(&Process),
+    ) -> Result<Arc<Process>, ExecError> {
         let server = self.pool.reserve()?;
         let (process, job) = self.prepare(spawn)?.load()?;
+        change(&process);
         server.run(job);
         Ok(process)
     }

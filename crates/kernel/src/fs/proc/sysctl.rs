@@ -37,6 +37,7 @@ const KERNEL: &[Entry] = &[
     fixed("auto_msgmni", |_, _| line(0)),
     Entry::text("cap_last_cap", 0o444, |_, _| line(CAP_LAST)),
     Entry::control("core_pattern", 0o644, show_core_pattern, store_core_pattern),
+    Entry::control("core_pipe_limit", 0o644, show_core_pipe_limit, store_core_pipe_limit),
     Entry::control("core_uses_pid", 0o644, show_core_uses_pid, store_core_uses_pid),
     fixed("ctrl-alt-del", |_, _| line(0)),
     fixed("dmesg_restrict", |_, _| line(1)),
@@ -286,6 +287,15 @@ fn store_core_pattern(about: &About, _who: Who<'_>, text: &[u8]) -> Result<()> {
     Ok(())
 }
 
+fn show_core_pipe_limit(about: &About, _who: Who<'_>) -> Result<Vec<u8>> {
+    line(about.world.cores.pipes.limit.load(Ordering::Relaxed))
+}
+
+fn store_core_pipe_limit(about: &About, _who: Who<'_>, text: &[u8]) -> Result<()> {
+    about.world.cores.pipes.limit.store(super::pid::parse(text)?, Ordering::Relaxed);
+    Ok(())
+}
+
 fn show_core_uses_pid(about: &About, _who: Who<'_>) -> Result<Vec<u8>> {
     line(u32::from(about.world.cores.uses_pid.load(Ordering::Relaxed)))
 }
@@ -302,6 +312,9 @@ pub fn permission(node: &Node, who: Who<'_>, access: Access) -> Option<Result<()
     if !access.contains(Access::WRITE) {
         return None;
     }
-    let settable = matches!(node.entry.name, "hostname" | "domainname" | "core_pattern" | "core_uses_pid");
+    let settable = matches!(
+        node.entry.name,
+        "hostname" | "domainname" | "core_pattern" | "core_pipe_limit" | "core_uses_pid"
+    );
     Some(if settable && who.cred.fsuid == 0 { Ok(()) } else { Err(Errno::EACCES) })
 }

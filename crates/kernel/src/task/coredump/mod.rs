@@ -12,6 +12,7 @@
 //!
 //! Lock order: `Process::group`, then `Process::core`; what a [`CoreDump`] locks is a leaf.
 
+mod helper;
 mod name;
 mod notes;
 mod segments;
@@ -155,8 +156,10 @@ pub fn dump(cx: &mut Ctx<'_>, info: &SigInfo, call: Option<SysResult>) {
         (image.dumpable, image.dump_filter)
     };
     let limit = task.rlimit(RLIMIT_CORE);
-    // `min_coredump`: less than a page is nothing. (SUID_DUMP_ROOT, 2, does not occur: prctl refuses it.)
-    if dumpable != 1 || limit < PAGE_SIZE {
+    let piped = name::is_piped(&task);
+    // `min_coredump`: less than a page is nothing. A program may have all, whatever the limit. (SUID_DUMP_ROOT, 2, does
+    // not occur: prctl refuses it.)
+    if dumpable != 1 || !piped && limit < PAGE_SIZE {
         process.begin_exit(info.signo);
         return;
     }
@@ -168,17 +171,27 @@ pub fn dump(cx: &mut Ctx<'_>, info: &SigInfo, call: Option<SysResult>) {
         return;
     }
     // As in Linux the flag says that a dump was begun, not that there was room for all of it.
-    if let Some(file) = name::open(&task, info.signo, limit) {
+    let (helper, file) = if piped {
+        helper::start(&task, info.signo, limit).map_or((None, None), |(helper, file)| (Some(helper), Some(file)))
+    } else {
+        (None, name::open(&task, info.signo, limit))
+    };
+    if let Some(file) = file {
         end.written = true;
         let mut threads = std::mem::take(&mut dump.gathered.lock().threads);
         threads.sort_by_key(|thread| thread.tid);
         let dying = Dying { task: &task, info, first: state, others: threads };
-        let mut writer = Writer::new(&task, &dump, &file, limit);
+        let mut writer =
+            if piped { Writer::piped(&task, &dump, &file) } else { Writer::new(&task, &dump, &file, limit) };
         // What could not be written is missing.
         let _ = write_all(&mut writer, &dying, filter);
         writer.finish();
         log::info!("process {} ({}): core dumped", process.pid, String::from_utf8_lossy(&task.comm()));
         close(&task, &file);
+    }
+    // The program's input ended with the last use of `file`.
+    if let Some(helper) = helper {
+        helper.wait(&task, &dump);
     }
 }
 

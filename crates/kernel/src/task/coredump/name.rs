@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 
 use super::Task;
+use super::helper::Pipes;
 use crate::abi::linux::{O_CREAT, O_EXCL, O_NOFOLLOW, O_WRONLY};
 use crate::fd::OpenFile;
 use crate::fs::{Resolve, S_IFMT, S_IFREG, now};
@@ -21,22 +22,40 @@ pub const PATTERN_MAX: usize = 127;
 pub struct Settings {
     pub pattern: Mutex<Vec<u8>>,
     pub uses_pid: AtomicBool,
+    pub pipes: Pipes,
 }
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { pattern: Mutex::new(b"core".to_vec()), uses_pid: AtomicBool::new(false) }
+        Settings {
+            pattern: Mutex::new(b"core".to_vec()),
+            uses_pid: AtomicBool::new(false),
+            pipes: Pipes::default(),
+        }
     }
+}
+
+/// Cores go to a program.
+pub fn is_piped(task: &Task) -> bool {
+    task.world.cores.pattern.lock().first() == Some(&b'|')
+}
+
+/// That program and its arguments, split before anything is filled in.
+pub fn words(task: &Task, signal: i32, limit: u64) -> Vec<Vec<u8>> {
+    let pattern = task.world.cores.pattern.lock().clone();
+    let line = pattern.strip_prefix(b"|").unwrap_or_default();
+    let words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+    words.map(|word| format(word, false, &|what| value(task, what, signal, limit))).collect()
 }
 
 /// Makes the file; `None` if there is to be none.
 pub fn open(task: &Arc<Task>, signal: i32, limit: u64) -> Option<Arc<OpenFile>> {
     let settings = &task.world.cores;
     let pattern = settings.pattern.lock().clone();
-    if let Some(b'|' | b'@') = pattern.first() {
+    if pattern.first() == Some(&b'@') {
         log::warn!(
-            "process {} dumps no core: programs and sockets in /proc/sys/kernel/core_pattern ({}) are not served; \
-             write a file's name there",
+            "process {} dumps no core: sockets in /proc/sys/kernel/core_pattern ({}) are not served; write a file's name \
+             or | and a program's there",
             task.pid(),
             String::from_utf8_lossy(&pattern)
         );

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use super::{CoreDump, Task};
+use crate::Errno;
 use crate::abi::PAGE_SIZE;
 use crate::abi::linux::RLIMIT_FSIZE;
 use crate::fd::{Io, OpenFile};
 use crate::mem::SliceSource;
+use crate::wait::Events;
 
 /// No more can be written: a limit is reached, there is no room, or SIGKILL has come.
 #[derive(Debug)]
@@ -26,12 +28,49 @@ pub struct Writer<'a> {
     /// `RLIMIT_FSIZE` counts both.
     most: u64,
     stopped: bool,
+    /// Nothing can be skipped in a pipe, and its other side may take its time.
+    piped: bool,
 }
 
 impl<'a> Writer<'a> {
     pub fn new(task: &'a Arc<Task>, dump: &'a CoreDump, file: &'a OpenFile, limit: u64) -> Writer<'a> {
         let most = task.rlimit(RLIMIT_FSIZE);
-        Writer { task, dump, file, at: 0, end: 0, left: limit, most, stopped: false }
+        Writer { task, dump, file, at: 0, end: 0, left: limit, most, stopped: false, piped: false }
+    }
+
+    /// Into a pipe, without limits.
+    pub fn piped(task: &'a Arc<Task>, dump: &'a CoreDump, file: &'a OpenFile) -> Writer<'a> {
+        Writer { most: u64::MAX, piped: true, ..Writer::new(task, dump, file, u64::MAX) }
+    }
+
+    /// Waits until the pipe takes more, or nobody reads it any longer.
+    fn await_room(&mut self) -> Result<(), Stop> {
+        let (dump, file) = (self.dump, self.file);
+        let room = self.task.block_until(
+            None,
+            || dump.cancelled(),
+            |table| {
+                table.watch(&dump.queue);
+                table.set_interest(Events::WRITE);
+                let wanted = Events::WRITE | Events::ERR | Events::HUP;
+                file.file.poll(table).intersects(wanted).then_some(())
+            },
+        );
+        if room.is_ok() { Ok(()) } else { self.stop() }
+    }
+
+    /// What a file would have as a hole (`__dump_skip()`).
+    fn fill(&mut self) -> Result<(), Stop> {
+        const ZEROS: [u8; 4096] = [0; 4096];
+        while self.piped && self.end < self.at {
+            let count = usize::try_from(self.at - self.end).unwrap_or(usize::MAX).min(ZEROS.len());
+            let to = self.at;
+            self.at = self.end;
+            self.check()?;
+            self.put(ZEROS.get(..count).unwrap_or_default())?;
+            self.at = to;
+        }
+        Ok(())
     }
 
     /// SIGKILL has not come.
@@ -47,6 +86,11 @@ impl<'a> Writer<'a> {
     /// Writes what the limits allow.
     pub fn emit(&mut self, bytes: &[u8]) -> Result<(), Stop> {
         self.check()?;
+        self.fill()?;
+        self.put(bytes)
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<(), Stop> {
         let most = self.left.min(self.most.saturating_sub(self.at));
         let allowed = usize::try_from(most).unwrap_or(usize::MAX).min(bytes.len());
         let mut rest = bytes.get(..allowed).unwrap_or_default();
@@ -54,6 +98,10 @@ impl<'a> Writer<'a> {
         while !rest.is_empty() {
             let count = match self.file.file.write(&io, self.at, &mut SliceSource(rest)) {
                 Ok(count @ 1..) => count,
+                Err(Errno::EAGAIN) if self.piped => {
+                    self.await_room()?;
+                    continue;
+                }
                 _ => return self.stop(),
             };
             rest = rest.get(count..).unwrap_or_default();
@@ -88,7 +136,11 @@ impl<'a> Writer<'a> {
 
     /// A hole at the end counts, or the file would look cut off (`do_coredump()`, "cprm.to_skip").
     pub fn finish(&mut self) {
-        if !self.stopped && self.at > self.end && self.at <= self.most {
+        if self.piped {
+            if !self.stopped {
+                let _ = self.fill();
+            }
+        } else if !self.stopped && self.at > self.end && self.at <= self.most {
             let _ = self.file.file.truncate(self.at);
         }
     }
