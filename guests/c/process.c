@@ -346,11 +346,12 @@ CASE(exit)
 
 CASE(pdeathsig)
 {
-	int p[2], sig;
+	int p[2], q[2], sig;
 	char c;
 
 	MUST(pipe(p));
-	CHILD("parent", if (!fork()) { prctl(PR_SET_PDEATHSIG, SIGTERM); prctl(PR_GET_PDEATHSIG, &sig); say("%s", signame(sig)); pause(); } nap(150));
+	MUST(pipe(q));
+	CHILD("parent", if (!fork()) { prctl(PR_SET_PDEATHSIG, SIGTERM); prctl(PR_GET_PDEATHSIG, &sig); say("%s", signame(sig)); MUST(write(q[1], "x", 1)); pause(); } read(q[0], &c, 1));
 	close(p[1]);
 	V(read(p[0], &c, 1));
 }

@@ -44,6 +44,7 @@ pub struct Case {
     pub(crate) timeout: Duration,
     pub(crate) expected_failure: Option<String>,
     pub(crate) dumps_core: bool,
+    pub(crate) options: Vec<String>,
 }
 
 impl Case {
@@ -61,6 +62,7 @@ impl Case {
             timeout: Duration::from_secs(30),
             expected_failure: None,
             dumps_core: false,
+            options: Vec::new(),
         }
     }
 
@@ -146,6 +148,12 @@ impl Case {
 
     pub fn timeout(mut self, seconds: u64) -> Self {
         self.timeout = Duration::from_secs(seconds);
+        self
+    }
+
+    /// More options for `coracle run`.
+    pub fn options(mut self, options: &[String]) -> Self {
+        self.options.extend_from_slice(options);
         self
     }
 

@@ -155,7 +155,7 @@ fn inside_command(case: &Case, target: &Target, dir: &Path) -> Command {
     for (key, value) in environment(case, target, dir) {
         command.arg("--env").arg(format!("{key}={value}"));
     }
-    command.args(&target.options).arg("--").args(&case.argv);
+    command.args(&target.options).args(&case.options).arg("--").args(&case.argv);
     command.current_dir(dir);
     command
 }

@@ -170,13 +170,15 @@ fn is_newer(binary: &Path, sources: &[&Path]) -> bool {
 /// What the head of a fixture says. Each `CASE(name)` in it is one test, for each variant.
 ///
 /// Lines of the head comment: `build: dynamic static musl` (default: dynamic), `libs: -lrt`,
-/// `timeout: 60`, `needs: PACKAGE FILE` (one package, and a file of it), `cores: yes` where cores must come to lie where they are looked for, and for known failures
+/// `timeout: 60`, `needs: PACKAGE FILE` (one package, and a file of it), `cores: yes` where cores must come
+/// to lie where they are looked for, `options: --net host` (for `coracle run`), and for known failures
 /// `fails: CASE REASON`.
 struct Head {
     variants: Vec<Variant>,
     libraries: Vec<String>,
     timeout: u64,
     cores: bool,
+    options: Vec<String>,
     needs: Option<Package>,
     cases: Vec<String>,
     fails: HashMap<String, String>,
@@ -189,6 +191,7 @@ impl Head {
             libraries: Vec::new(),
             timeout: 30,
             cores: false,
+            options: Vec::new(),
             needs: None,
             cases: Vec::new(),
             fails: HashMap::new(),
@@ -216,6 +219,7 @@ impl Head {
                     head.needs = Some(Package::new(name.to_owned().leak(), proof.trim().to_owned().leak()));
                 }
                 "cores" => head.cores = value.trim() == "yes",
+                "options" => head.options = words.map(str::to_owned).collect(),
                 "timeout" => head.timeout = value.trim().parse().map_err(|_| "bad timeout")?,
                 "fails" => {
                     let (case, reason) = value.trim().split_once(' ').ok_or("fails: no reason")?;
@@ -269,7 +273,7 @@ fn fixture(name: &str, case: &str, variant: Variant, head: &Head) -> Case {
     let guest =
         Guest::C { dir: "c".to_owned(), name: name.to_owned(), variant, libraries: head.libraries.clone() };
     let test = format!("{name}::{case}{}", variant.suffix());
-    let mut built = Case::guest(test, guest, &[case]).timeout(head.timeout);
+    let mut built = Case::guest(test, guest, &[case]).timeout(head.timeout).options(&head.options);
     if head.cores {
         built = built.dumps_core();
     }

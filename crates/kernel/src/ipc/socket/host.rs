@@ -1,7 +1,7 @@
 //! `--net host`: sockets of the host's network, passed through. The host sockets are ours alone, so they are
 //! non-blocking, and the calls wait as they do for every other file.
 //!
-//! Bytes are taken from the host before they are stored: a bad buffer loses them, for the guest that gave it.
+//! Bytes are taken from the host before they are stored. What a stream's reader could not be given is held for the next.
 
 use std::any::Any;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -11,8 +11,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, Shutdown, SocketAddrAny, SocketFlags, SocketType, acceptfrom_with, bind,
-    connect, connect_unspec, getpeername, getsockname, listen, recvfrom, send, sendto, shutdown, socket_with,
-    sockopt,
+    connect, connect_unspec, getpeername, getsockname, listen, recv, recvfrom, send, sendto, shutdown,
+    socket_with, sockopt,
 };
 
 use super::inbox::take_bytes;
@@ -28,6 +28,8 @@ use crate::{Errno, Result};
 
 /// Most bytes that one read moves.
 const CHUNK: usize = 1 << 18;
+/// Bytes of a stream that a reader gets all or none of, as it does those of one packet (tcp_recvmsg_locked()).
+const PACKET: usize = 1 << 16;
 /// Bytes that a stream the host calls writable takes whole, but for the smallest buffers: a third is free.
 const STEP: usize = 4096;
 
@@ -40,6 +42,8 @@ pub struct HostSocket {
     settings: Settings,
     /// What the host did not take of a step after all; goes out first.
     unsent: Mutex<Vec<u8>>,
+    /// What a reader did not take of a stream; comes first. Locked while one reads, so that none overtakes another.
+    held: Mutex<Vec<u8>>,
 }
 
 fn errno(error: rustix::io::Errno) -> Errno {
@@ -65,6 +69,7 @@ impl HostSocket {
             options,
             settings: Settings::default(),
             unsent: Mutex::default(),
+            held: Mutex::default(),
         })
     }
 
@@ -78,6 +83,42 @@ impl HostSocket {
             }
         }
         true
+    }
+
+    /// Reads a stream: first what is held, then what the host has.
+    fn recv_stream(&self, message: &mut Incoming<'_>, flags: RecvFlags) -> Result<usize> {
+        let peek = flags.contains(RecvFlags::PEEK);
+        let mut held = self.held.lock();
+        let mut done = 0;
+        if !held.is_empty() {
+            let (taken, result) = give(message, &held);
+            let all = taken == held.len();
+            if !peek {
+                let rest = held.get(taken..).unwrap_or_default().to_vec();
+                *held = rest;
+            }
+            result?;
+            // With nothing there the host would report, and forget, an error that is the next call's.
+            if !all || message.sink.remaining() == 0 || host_ready(&self.fd, Events::IN).is_empty() {
+                return Ok(taken);
+            }
+            done = taken;
+        }
+        let mut buffer = vec![0; message.sink.remaining().min(CHUNK)];
+        let count = match recv(&*self.fd, buffer.as_mut_slice(), flags).map_err(errno) {
+            Ok((_, count)) => count,
+            Err(_) if done > 0 => return Ok(done),
+            Err(error) => return Err(error),
+        };
+        let bytes = buffer.get(..count).unwrap_or_default();
+        let (taken, result) = give(message, bytes);
+        if !peek {
+            held.extend_from_slice(bytes.get(taken..).unwrap_or_default());
+        }
+        match result {
+            Err(error) if done == 0 => Err(error),
+            _ => Ok(done + taken),
+        }
     }
 
     /// An address as the host wants it for a socket of this family.
@@ -134,6 +175,20 @@ impl HostSocket {
         }
         Ok(())
     }
+}
+
+/// Gives bytes of a stream to a reader: how many it took, and `EFAULT` if that is none of them.
+fn give(message: &mut Incoming<'_>, bytes: &[u8]) -> (usize, Result<()>) {
+    let mut taken = 0;
+    let room = bytes.len().min(message.sink.remaining());
+    for part in bytes.get(..room).unwrap_or_default().chunks(PACKET) {
+        match message.sink.put_whole(part) {
+            Ok(count) => taken += count,
+            Err(error) if taken == 0 => return (0, Err(error)),
+            Err(_) => break,
+        }
+    }
+    (taken, Ok(()))
 }
 
 impl Socket for HostSocket {
@@ -229,6 +284,9 @@ impl Socket for HostSocket {
         let flags = RecvFlags::from_bits_retain(
             passed | MSG_DONTWAIT | if self.kind == Kind::Datagram { MSG_TRUNC } else { 0 },
         );
+        if self.kind == Kind::Stream && passed & MSG_OOB == 0 {
+            return self.recv_stream(message, flags);
+        }
         let mut buffer = vec![0; message.sink.remaining().min(CHUNK)];
         let (count, full, from) = recvfrom(&*self.fd, buffer.as_mut_slice(), flags).map_err(errno)?;
         message.full_len = full;
@@ -237,7 +295,7 @@ impl Socket for HostSocket {
         }
         message.address = if self.kind == Kind::Datagram { self.format(from) } else { Vec::new() };
         let bytes = buffer.get(..count).unwrap_or_default();
-        if bytes.is_empty() { Ok(0) } else { message.sink.put(bytes) }
+        if bytes.is_empty() { Ok(0) } else { message.sink.put_whole(bytes) }
     }
 
     fn shutdown(&self, how: Shut) -> Result<()> {
@@ -279,7 +337,8 @@ impl Socket for HostSocket {
             | Events::WRBAND;
         table.watch_host(&self.fd, all);
         let _ = self.flush(&mut self.unsent.lock());
-        host_ready(&self.fd, all)
+        let held = if self.held.lock().is_empty() { Events::empty() } else { Events::IN | Events::RDNORM };
+        host_ready(&self.fd, all) | held
     }
 
     fn take_error(&self) -> Option<Errno> {
@@ -295,7 +354,7 @@ impl Socket for HostSocket {
 
     fn queued(&self) -> Result<(usize, usize)> {
         let waiting = rustix::io::ioctl_fionread(&*self.fd).map_err(errno)?;
-        Ok((usize::try_from(waiting).unwrap_or(usize::MAX), 0))
+        Ok((usize::try_from(waiting).unwrap_or(usize::MAX).saturating_add(self.held.lock().len()), 0))
     }
 
     fn close(&self) {
