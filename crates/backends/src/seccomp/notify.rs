@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use coracle_abi::port::NOTIFY_CALL;
 use coracle_platform::Waiting;
 use parking_lot::{Condvar, Mutex};
+use rustix::thread::CpuSet;
 
 /// What a worker thread is about to ask for.
 pub enum Expected {
@@ -95,6 +96,8 @@ struct Tables {
 pub struct Notifier {
     listener: OnceLock<OwnedFd>,
     tables: Mutex<Tables>,
+    /// Where its thread may run: whoever makes that may have confined itself to a CPU.
+    cpus: OnceLock<CpuSet>,
     /// It has a thread.
     serving: Mutex<bool>,
 }
@@ -143,8 +146,9 @@ const ADD_AND_SEND: u32 = 2;
 const CONTINUE: u32 = 1;
 
 impl Notifier {
-    /// Takes over the listener of a filter.
-    pub fn open(&self, listener: OwnedFd) {
+    /// Takes over the listener of a filter; answers on these CPUs.
+    pub fn open(&self, listener: OwnedFd, cpus: &CpuSet) {
+        let _ = self.cpus.set(*cpus);
         let _ = self.listener.set(listener);
     }
 
@@ -160,6 +164,9 @@ impl Notifier {
         let Some(fd) = self.listener.get().map(AsRawFd::as_raw_fd).filter(|_| !*serving) else { return };
         let own = self.clone();
         let serve = move || {
+            if let Some(cpus) = own.cpus.get() {
+                let _ = rustix::thread::sched_setaffinity(None, cpus);
+            }
             // From now on who answers has nothing else to do.
             // SAFETY: an ioctl that takes a plain value; older hosts refuse it, which is fine.
             unsafe { libc::ioctl(fd, SET_FLAGS, SYNC_WAKE_UP) };

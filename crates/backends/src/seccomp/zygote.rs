@@ -143,7 +143,7 @@ impl First {
         let notifier = &shared.notifier;
         if !notifier.is_open() && launch::is_confined(&self.worker) {
             match launch::listener(&self.worker, &shared.waiting) {
-                Ok(listener) => notifier.open(listener),
+                Ok(listener) => notifier.open(listener, shared.waiting.allowed()),
                 // Whoever needs the worker meets the same, and reports.
                 Err(_) => return false,
             }
@@ -160,7 +160,7 @@ impl First {
         // Should it die on the way.
         shared.reaper.start(self.worker.pid).map_err(host("cannot start a thread"))?;
         if !notifier.is_open() {
-            notifier.open(launch::listener(&self.worker, &shared.waiting)?);
+            notifier.open(launch::listener(&self.worker, &shared.waiting)?, shared.waiting.allowed());
         }
         startup::step("first worker confined");
         let until = Instant::now() + BIRTH;
