@@ -393,6 +393,16 @@ lane3_pairs1:
     shl $4, %edx
     jmp stage_bytes
 
+    /* One word at the second argument, if that is an address. */
+    .globl lane3_word1
+    .p2align 5
+lane3_word1:
+    save
+    test %rsi, %rsi
+    jz stage_failed
+    mov $8, %edx
+    jmp stage_bytes
+
     /* Nothing to take along. */
     .globl lane3
     .p2align 5

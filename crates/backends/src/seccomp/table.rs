@@ -92,6 +92,9 @@ const PAIRS1: &[libc::c_long] = &[
     libc::SYS_pwritev2,
 ];
 
+/// Calls with one word at the second argument, or none: a set of signals.
+const WORD1: &[libc::c_long] = &[libc::SYS_rt_sigprocmask];
+
 /// Calls for which the kernel needs the complete registers.
 const TRAPPED: &[libc::c_long] = &[
     libc::SYS_clone,
@@ -131,6 +134,7 @@ pub fn fill(port: &Port, base: u64, short_cuts: bool, host_time: bool) {
         (PATH1, label::LANE3_PATH1),
         (BYTES1, label::LANE3_BYTES1),
         (PAIRS1, label::LANE3_PAIRS1),
+        (WORD1, label::LANE3_WORD1),
         (TRAPPED, label::FAST_FOREIGN),
     ] {
         for number in list {
