@@ -326,3 +326,78 @@ CASE(residency)
 	/* A whole vector page is filled at a time: none of it where a page is missing. */
 	say("page 3: %d", there[3]);
 }
+
+#define MB ((size_t)1 << 20)
+
+static size_t in_use(void)
+{
+	unsigned long pages;
+	FILE *f = fopen("/proc/self/statm", "r");
+
+	if (!f || fscanf(f, "%lu", &pages) != 1)
+		abort();
+	fclose(f);
+	return pages * 4096;
+}
+
+static void limit(size_t more)
+{
+	V(setrlimit(RLIMIT_AS, &(struct rlimit){ in_use() + more, RLIM_INFINITY }));
+}
+
+static void *map_some(void *to)
+{
+	void *p = mmap(NULL, 16 * MB, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	*(int *)to = p == MAP_FAILED ? errno : 0;
+	return NULL;
+}
+
+static void maps(const char *what, size_t len)
+{
+	void *p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	say("%s: %s", what, p == MAP_FAILED ? err(errno) : "ok");
+	if (p != MAP_FAILED)
+		munmap(p, len);
+}
+
+/* RLIMIT_AS: whatever makes the address space larger is refused beyond the limit, in every thread, after a fork, a change
+   of identity and an execve, until the limit is lifted. */
+CASE(address_space)
+{
+	char *p, *heap, script[200];
+	int f = open("f", O_CREAT | O_RDWR, 0644), failed = -1;
+	pthread_t t;
+
+	maps("before", 64 * MB);
+	pthread_create(&t, NULL, map_some, &failed);
+	pthread_join(t, NULL);
+	say("a thread: %s", err(failed));
+	limit(8 * MB);
+	maps("small", 4 * MB);
+	maps("too large", 16 * MB);
+	maps("no room but once", 6 * MB);
+	maps("and again", 6 * MB);
+	V(ftruncate(f, 16 * MB));
+	V(mmap(NULL, 16 * MB, PROT_READ, MAP_SHARED, f, 0) == MAP_FAILED);
+	V(mmap(NULL, 16 * MB, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) == MAP_FAILED);
+	p = mmap(NULL, 6 * MB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	say("in place: %d", mmap(p, 6 * MB, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == p);
+	say("larger: %s", mremap(p, 6 * MB, 12 * MB, MREMAP_MAYMOVE) == MAP_FAILED ? err(errno) : "ok");
+	say("smaller: %d", mremap(p, 6 * MB, 1 * MB, 0) == p);
+	heap = sbrk(0);
+	say("heap: %s", brk(heap + 16 * MB) ? err(errno) : "ok");
+	say("malloc: %d", malloc(32 * MB) != NULL);
+	CHILD("forked", maps("small", 1 * MB); maps("large", 16 * MB); V(setrlimit(RLIMIT_AS, &(struct rlimit){ RLIM_INFINITY, RLIM_INFINITY })); maps("lifted", 16 * MB));
+	CHILD("other identity", V(setuid(4321)); maps("large", 16 * MB));
+	CHILD("a thread", pthread_t c; int e = -1; MUST(pthread_create(&c, NULL, map_some, &e) ? -1 : 0); pthread_join(c, NULL); say("maps %s", err(e)));
+	snprintf(script, sizeof(script), "ulimit -v 100000; dd if=/dev/zero of=/dev/null bs=200M count=1 2>/dev/null || echo no; dd if=/dev/zero of=/dev/null bs=1M count=1 2>/dev/null && echo yes");
+	fflush(NULL);
+	V(setrlimit(RLIMIT_AS, &(struct rlimit){ RLIM_INFINITY, RLIM_INFINITY }));
+	maps("lifted", 64 * MB);
+	V(system(script));
+	V(setrlimit(RLIMIT_AS, &(struct rlimit){ 1 * MB, RLIM_INFINITY }));
+	maps("below what it has", 4096);
+	V(munmap(p, MB));
+}

@@ -441,6 +441,8 @@ pub struct Answers {
     pub uname: [u8; 390],
     /// The mask that `sched_getaffinity` gives for the thread itself.
     pub affinity: Vec<u8>,
+    /// The thread maps and moves its own memory without asking; the kernel need not count what it has.
+    pub maps_memory: bool,
 }
 
 /// Why guest code stopped.

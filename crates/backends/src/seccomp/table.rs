@@ -160,6 +160,18 @@ pub fn random_reads(port: &Port, base: u64, on: bool) {
     }
 }
 
+/// The thread maps and moves memory of its own by itself, or asks the kernel, which counts it.
+pub fn maps_memory(port: &Port, base: u64, on: bool) {
+    for (number, own) in LANE2.iter().filter(|(number, _)| [libc::SYS_mmap, libc::SYS_mremap].contains(number)) {
+        let place = word::TABLE + *number as usize * 8;
+        let (from, to) = if on { (label::LANE3, *own) } else { (*own, label::LANE3) };
+        // Otherwise there are no short cuts.
+        if port.get64(place) == base + from {
+            port.set64(place, base + to);
+        }
+    }
+}
+
 /// Nothing that a thread before had stays in the port.
 pub fn no_random(port: &Port) {
     port.set64(word::RANDOM_LEFT, 0);

@@ -85,6 +85,14 @@ pub struct Image {
     pub no_huge_pages: bool,
 }
 
+impl Image {
+    /// The part of the stack's mapping that has been grown into is not known; the first 132 KiB are, as a fresh
+    /// program has them.
+    pub fn stack_size(&self) -> u64 {
+        self.stack.1.saturating_sub(self.stack.0).min(132 << 10)
+    }
+}
+
 /// `MMF_DUMP_FILTER_DEFAULT`: anonymous memory, ELF headers, huge pages that are private.
 pub const DUMP_FILTER: u32 = 0x33;
 
@@ -244,10 +252,13 @@ impl AddressSpace {
         }
     }
 
-    /// Bytes of address space that are the guest's.
+    /// Bytes of address space that are the guest's. The whole of a stack is mapped, and counts for what is used of it.
     pub fn virtual_size(&self, used: &Usage) -> u64 {
         let hidden: u64 = self.hidden.lock().iter().map(|(start, end)| end - start).sum();
-        used.virtual_size.saturating_sub(hidden)
+        let image = self.image.lock();
+        let (start, end) = image.stack;
+        let unused = end.saturating_sub(start).saturating_sub(image.stack_size());
+        used.virtual_size.saturating_sub(hidden).saturating_sub(unused)
     }
 
     /// The range is not the guest's and does not show.

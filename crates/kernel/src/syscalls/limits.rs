@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::abi::linux::{RLIM_NLIMITS, RLIMIT_CPU, RLIMIT_NICE, RLIMIT_NOFILE};
+use crate::abi::linux::{RLIM_NLIMITS, RLIMIT_AS, RLIMIT_CPU, RLIMIT_NICE, RLIMIT_NOFILE};
 use crate::abi::types::{Rlimit, Tms};
 use crate::call::{Addr, Ctx};
 use crate::task::{Caps, Cred, Process, Task, cpu_limit, usage};
@@ -45,6 +45,12 @@ fn set(cx: &Ctx<'_>, process: &Arc<Process>, which: u32, new: Rlimit) -> Result<
     drop(limits);
     if which == RLIMIT_CPU && new != old {
         cpu_limit::watch(process);
+    }
+    if which == RLIMIT_AS && (new.cur == u64::MAX) != (old.cur == u64::MAX) {
+        // From now on memory calls come to the kernel, or no longer do.
+        for task in process.tasks() {
+            task.publish_answers();
+        }
     }
     Ok(old)
 }

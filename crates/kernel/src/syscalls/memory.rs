@@ -1,12 +1,12 @@
 //! Memory calls that come to the kernel: those of files, and whatever the platform did not take itself.
 
-use coracle_platform::MemoryCall;
+use coracle_platform::{Mapping, MemoryCall};
 
 use crate::abi::linux::{
     MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_GROWSDOWN, MAP_HUGETLB, MAP_LOCKED, MAP_NORESERVE,
     MAP_PRIVATE, MAP_SHARED, MAP_SHARED_VALIDATE, MAP_STACK, MAP_SYNC, MAP_TYPE, MCL_CURRENT, MCL_FUTURE,
     MCL_ONFAULT, MLOCK_ONFAULT, MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE, MS_ASYNC, MS_INVALIDATE, MS_SYNC,
-    PROT_EXEC, PROT_GROWSDOWN, PROT_GROWSUP, PROT_READ, PROT_WRITE,
+    PROT_EXEC, PROT_GROWSDOWN, PROT_GROWSUP, PROT_READ, PROT_WRITE, RLIMIT_AS,
 };
 use crate::abi::types::Iovec;
 use crate::abi::vvar::MAP_DROPPABLE;
@@ -60,6 +60,30 @@ const LEGACY: u32 = MAP_SHARED
 fn hand_over(cx: &mut Ctx<'_>, call: MemoryCall) -> SysResult {
     cx.after = After::Memory(call);
     Ok(0)
+}
+
+/// may_expand_vm(): `RLIMIT_AS` leaves room for `len` bytes more, at `address` in place of what is mapped there if that
+/// is given. Threads that map at the same moment are not counted against each other: what two of them ask for can go
+/// beyond the limit once.
+pub(super) fn may_expand(cx: &Ctx<'_>, len: u64, replaced: Option<u64>) -> Result<()> {
+    let limit = cx.task.rlimit(RLIMIT_AS);
+    if limit == u64::MAX {
+        return Ok(());
+    }
+    let mm = cx.task.mm();
+    let now = mm.virtual_size(&mm.space.usage());
+    let mut wanted = now.saturating_add(len);
+    if let Some(start) = replaced.filter(|_| wanted > limit) {
+        let end = start.saturating_add(len);
+        let overlap = |mapping: Mapping| mapping.end.min(end).saturating_sub(mapping.start.max(start));
+        wanted = wanted.saturating_sub(mm.space.mappings().into_iter().map(overlap).sum());
+    }
+    if wanted > limit { Err(Errno::ENOMEM) } else { Ok(()) }
+}
+
+/// Where a mapping of these flags replaces what is there.
+fn replaced(address: u64, flags: u32) -> Option<u64> {
+    (flags & MAP_FIXED != 0).then_some(address)
 }
 
 fn top(cx: &Ctx<'_>) -> u64 {
@@ -118,6 +142,7 @@ fn map_anonymous(cx: &mut Ctx<'_>, address: u64, len: u64, prot: u32, flags: u32
         MAP_DROPPABLE if flags & (MAP_GROWSDOWN | MAP_LOCKED) == 0 => {}
         _ => return Err(Errno::EINVAL),
     }
+    may_expand(cx, len, replaced(address, flags))?;
     // A stack that grows by itself would grow past what was checked; its mapping is what was asked for.
     let flags = (flags & LEGACY & !(MAP_TYPE | MAP_GROWSDOWN)) | (flags & MAP_FIXED_NOREPLACE) | kind;
     hand_over(cx, MemoryCall::MapAnonymous { address, len, prot, flags })
@@ -155,6 +180,7 @@ fn map_file(
     if flags & MAP_GROWSDOWN != 0 {
         return Err(Errno::EINVAL);
     }
+    may_expand(cx, len, replaced(address, flags))?;
     // A shared mapping of a file open for writing can be made writable later (`VM_MAYWRITE`), unless it is sealed
     // (`memfd_check_seals_mmap()`).
     let may_write = shared && file.writable();
@@ -227,6 +253,9 @@ fn brk(cx: &mut Ctx<'_>, wanted: u64) -> SysResult {
         return Ok(now);
     }
     let (Some(old_end), Some(new_end)) = (page_ceil(now), page_ceil(wanted)) else { return Ok(now) };
+    if new_end > old_end && may_expand(cx, new_end - old_end, None).is_err() {
+        return Ok(now);
+    }
     let call = match new_end.cmp(&old_end) {
         std::cmp::Ordering::Equal => None,
         std::cmp::Ordering::Less => Some(MemoryCall::Unmap { address: new_end, len: old_end - new_end }),
@@ -268,6 +297,10 @@ fn mremap(cx: &mut Ctx<'_>, old: u64, old_len: u64, new_len: u64, flags: u32, ne
     }
     if new_len > top(cx) {
         return Err(Errno::ENOMEM);
+    }
+    let more = if flags & MREMAP_DONTUNMAP != 0 { new_len } else { new_len.saturating_sub(old_len) };
+    if more > 0 {
+        may_expand(cx, more, None)?;
     }
     hand_over(cx, MemoryCall::Remap { old, old_len, new_len, flags, new })
 }

@@ -44,7 +44,7 @@ pub use pool::{Job, Pool};
 pub use process::{Group, Links, Process, Session, Terminal};
 pub use tree::{PID_MAX, Tree};
 
-use crate::abi::linux::{RLIM_NLIMITS, RLIMIT_NOFILE};
+use crate::abi::linux::{RLIM_NLIMITS, RLIMIT_AS, RLIMIT_NOFILE};
 use crate::abi::types::Rlimit;
 use crate::fd::FdTable;
 use crate::fs::FsContext;
@@ -321,6 +321,15 @@ impl Task {
             egid: cred.egid,
             short_cuts: true,
         });
+        if self.counts_memory() {
+            // The thread's short cuts are all of them again.
+            self.publish_answers();
+        }
+    }
+
+    /// How much memory it maps is limited.
+    fn counts_memory(&self) -> bool {
+        self.rlimit(RLIMIT_AS) != u64::MAX
     }
 
     /// Likewise, what `uname` and `sched_getaffinity` answer. `control` stays locked meanwhile, so that of two who
@@ -330,6 +339,7 @@ impl Task {
         control.publish_answers(&Answers {
             uname: system::new_utsname(&self.world),
             affinity: sched::affinity_mask(self),
+            maps_memory: !self.counts_memory(),
         });
     }
 

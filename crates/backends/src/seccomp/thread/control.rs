@@ -135,6 +135,7 @@ impl ThreadControl for Control {
         self.port.set32(word::AFFINITY_LEN, len as u32);
         fence(Ordering::SeqCst);
         self.port.set32(word::VERSION, changing.wrapping_add(1));
+        table::maps_memory(&self.port, self.worker.base, answers.maps_memory);
     }
 
     fn wants_random(&self) -> bool {

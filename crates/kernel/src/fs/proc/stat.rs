@@ -178,7 +178,7 @@ pub fn show_statm(about: &About, _who: Who<'_>) -> Result<Vec<u8>> {
         pages(
             used.resident_anonymous
                 .max(image.brk.saturating_sub(image.start_brk))
-                .saturating_add(stack_size(&image))
+                .saturating_add(image.stack_size())
         ),
     ))
 }
@@ -187,10 +187,4 @@ pub fn show_statm(about: &About, _who: Who<'_>) -> Result<Vec<u8>> {
 pub fn code_size(image: &Image) -> u64 {
     let (start, end) = image.code;
     crate::abi::page_ceil(end).unwrap_or(end).saturating_sub(crate::abi::page_floor(start))
-}
-
-/// The part of the stack's mapping that has been grown into is not known; the first 132 KiB are, as a fresh
-/// program has them.
-pub fn stack_size(image: &Image) -> u64 {
-    image.stack.1.saturating_sub(image.stack.0).min(132 << 10)
 }

@@ -126,7 +126,7 @@ fn memory(text: &mut String, process: &Arc<Process>) {
     let files = used.resident.saturating_sub(used.resident_anonymous).saturating_sub(used.resident_shared);
     let size = mm.virtual_size(&used);
     let code = stat::code_size(&image);
-    let stack = stat::stack_size(&image);
+    let stack = image.stack_size();
     let data = used.resident_anonymous.saturating_sub(stack.min(used.resident_anonymous));
     // Page tables: 8 bytes a resident page, in pages, and the three levels above.
     let tables = (used.resident / 512).next_multiple_of(4096).saturating_add(4 * 4096);
