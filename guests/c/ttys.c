@@ -19,6 +19,16 @@ static void open_both(int min, int time)
 	MUST(tcsetattr(slave, TCSANOW, &t));
 }
 
+/* What was written reaches the other side by and by. */
+static void arrived(int count)
+{
+	for (int i = 0, n = 0; i < 5000 && n < count; i++) {
+		ioctl(slave, FIONREAD, &n);
+		if (n < count)
+			usleep(1000);
+	}
+}
+
 static void timed_read(size_t size)
 {
 	struct timespec from, to;
@@ -145,6 +155,7 @@ CASE(speeds)
 	t.cflag = B4800 | CS5 | PARENB | CSTOPB;
 	t.ispeed = t.ospeed = 7;
 	MUST(write(master, "lost", 4));
+	arrived(4);
 	V(ioctl(slave, SETS2 + 2, &t));
 	say_speeds("a name counts before a number, and bytes have eight bits");
 	int n;
@@ -162,8 +173,9 @@ CASE(speeds)
 CASE(time_between_bytes)
 {
 	struct timespec pause = { 0, 50000000 };
+	char b[10];
 
-	open_both(4, 20);
+	open_both(4, 100);
 	if (!fork()) {
 		for (int i = 0; i < 5; i++) {
 			nanosleep(&pause, NULL);
@@ -171,7 +183,7 @@ CASE(time_between_bytes)
 		}
 		_exit(0);
 	}
-	timed_read(10);
+	timed_read(4);
 	wait(NULL);
 	close(slave);
 	close(master);
@@ -179,13 +191,14 @@ CASE(time_between_bytes)
 	MUST(write(master, "ab", 2));
 	timed_read(10);
 	MUST(write(master, "abcdef", 6));
-	timed_read(3);
-	timed_read(2);
-	timed_read(1);
+	V(read(slave, b, 3));
+	V(read(slave, b, 2));
+	V(read(slave, b, 1));
 	MUST(write(master, "k", 1));
+	arrived(1);
 	fcntl(slave, F_SETFL, O_NONBLOCK);
-	timed_read(10);
-	timed_read(10);
+	V(read(slave, b, 10));
+	V(read(slave, b, 10));
 }
 
 static void no_more(int sig)
@@ -197,27 +210,32 @@ static void no_more(int sig)
 CASE(min_and_signal)
 {
 	pid_t self = getpid();
+	char b[10];
 	int n;
 
 	handle(SIGUSR1, no_more, SA_RESTART);
 	open_both(5, 0);
 	MUST(write(master, "abc", 3));
+	arrived(3);
 	if (!fork()) {
 		until_asleep(self, self);
 		kill(self, SIGUSR1);
 		_exit(0);
 	}
-	timed_read(10);
+	V(read(slave, b, 10));
 	V(ioctl(slave, FIONREAD, &n));
 	say("%d left", n);
 	wait(NULL);
 	fcntl(slave, F_SETFL, O_NONBLOCK);
 	MUST(write(master, "de", 2));
-	timed_read(10);
+	arrived(2);
+	V(read(slave, b, 10));
 	struct pollfd p = { slave, POLLIN, 0 };
 	MUST(write(master, "fghi", 4));
+	arrived(4);
 	V(poll(&p, 1, 0));
 	MUST(write(master, "j", 1));
+	arrived(5);
 	V(poll(&p, 1, 0));
 }
 
