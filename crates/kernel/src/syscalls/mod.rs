@@ -18,6 +18,7 @@ mod pipe;
 mod poll;
 mod prctl;
 mod process;
+mod process_vm;
 pub mod rw;
 pub mod sched;
 mod signal;
@@ -51,6 +52,7 @@ const AREAS: &[&[Call]] = &[
     poll::CALLS,
     prctl::CALLS,
     process::CALLS,
+    process_vm::CALLS,
     rw::CALLS,
     sched::CALLS,
     socket::CALLS,
