@@ -16,7 +16,7 @@ use rustix::net::{
 };
 
 use super::inbox::take_bytes;
-use super::inet::settings::{IPPROTO_IPV6, IPV6_V6ONLY, Settings};
+use super::inet::settings::{IPPROTO_IPV6, IPV6_V6ONLY, Of, Settings};
 use super::inet::{IPPROTO_TCP, address};
 use super::options::word;
 use super::{Incoming, Kind, Options, Outgoing, Shut, Socket};
@@ -51,6 +51,10 @@ fn errno(error: rustix::io::Errno) -> Errno {
 }
 
 impl HostSocket {
+    fn of(&self) -> Of {
+        Of { domain: self.domain, stream: self.kind == Kind::Stream }
+    }
+
     /// Opens one. `kind` is a stream or datagrams.
     pub fn open(domain: u32, kind: Kind, protocol: u32) -> Result<Arc<HostSocket>> {
         let family = if domain == AF_INET { AddressFamily::INET } else { AddressFamily::INET6 };
@@ -316,14 +320,14 @@ impl Socket for HostSocket {
     }
 
     fn get_option(&self, level: u32, name: u32) -> Result<Vec<u8>> {
-        if level == SOL_SOCKET { Err(Errno::ENOPROTOOPT) } else { self.settings.get(level, name) }
+        if level == SOL_SOCKET { Err(Errno::ENOPROTOOPT) } else { self.settings.get(self.of(), level, name) }
     }
 
     fn set_option(&self, _cx: &mut Ctx<'_>, level: u32, name: u32, value: &[u8]) -> Result<()> {
         if level == SOL_SOCKET {
             return Err(Errno::ENOPROTOOPT);
         }
-        self.settings.set(level, name, value)?;
+        self.settings.set(self.of(), level, name, value)?;
         self.apply(level, name, word(value, 0).unwrap_or(0)).map_err(errno)
     }
 

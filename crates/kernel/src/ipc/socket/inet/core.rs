@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 
 use super::address::Endpoint;
 use super::ports::{Binding, Owner, Space};
-use super::settings::{IPPROTO_IPV6, IPV6_V6ONLY, Settings};
+use super::settings::{IPPROTO_IPV6, IPV6_V6ONLY, Of, Settings};
 use crate::abi::net::{AF_INET6, SO_REUSEADDR, SO_REUSEPORT, SOL_SOCKET};
 use crate::call::Ctx;
 use crate::ipc::socket::Options;
@@ -134,8 +134,12 @@ impl Core {
         self.local().to_bytes(self.domain)
     }
 
+    fn of(&self) -> Of {
+        Of { domain: self.domain, stream: matches!(self.owner, Owner::Tcp(_)) }
+    }
+
     pub fn get_option(&self, level: u32, name: u32) -> Result<Vec<u8>> {
-        if level == SOL_SOCKET { Err(Errno::ENOPROTOOPT) } else { self.settings.get(level, name) }
+        if level == SOL_SOCKET { Err(Errno::ENOPROTOOPT) } else { self.settings.get(self.of(), level, name) }
     }
 
     pub fn set_option(&self, level: u32, name: u32, value: &[u8]) -> Result<()> {
@@ -144,7 +148,7 @@ impl Core {
             // What is bound has a meaning already (do_ipv6_setsockopt()).
             _ if fixed => Err(Errno::EINVAL),
             SOL_SOCKET => Err(Errno::ENOPROTOOPT),
-            _ => self.settings.set(level, name, value),
+            _ => self.settings.set(self.of(), level, name, value),
         }
     }
 }
