@@ -26,7 +26,8 @@ pub struct Call {
     pub name: &'static str,
     pub arity: u8,
     pub support: Support,
-    pub handler: fn(&mut Ctx<'_>, &[u64; 6]) -> SysResult,
+    /// Decodes the arguments in the context, and carries the call out.
+    pub handler: fn(&mut Ctx<'_>) -> SysResult,
 }
 
 /// Lists calls of one area: `number name handler arity support`. The handler's parameters say how the raw
@@ -47,18 +48,14 @@ macro_rules! calls {
             handler: $crate::calls!(@decode $handler, $arity),
         },)*];
     };
-    (@decode $h:path, 0) => { |cx, _| $h(cx) };
-    (@decode $h:path, 1) => { |cx, a| $h(cx, $crate::call::Arg::decode(a[0])?) };
-    (@decode $h:path, 2) => { |cx, a| $h(cx, $crate::call::Arg::decode(a[0])?, $crate::call::Arg::decode(a[1])?) };
-    (@decode $h:path, 3) => { |cx, a| $h(cx, $crate::call::Arg::decode(a[0])?, $crate::call::Arg::decode(a[1])?,
-        $crate::call::Arg::decode(a[2])?) };
-    (@decode $h:path, 4) => { |cx, a| $h(cx, $crate::call::Arg::decode(a[0])?, $crate::call::Arg::decode(a[1])?,
-        $crate::call::Arg::decode(a[2])?, $crate::call::Arg::decode(a[3])?) };
-    (@decode $h:path, 5) => { |cx, a| $h(cx, $crate::call::Arg::decode(a[0])?, $crate::call::Arg::decode(a[1])?,
-        $crate::call::Arg::decode(a[2])?, $crate::call::Arg::decode(a[3])?, $crate::call::Arg::decode(a[4])?) };
-    (@decode $h:path, 6) => { |cx, a| $h(cx, $crate::call::Arg::decode(a[0])?, $crate::call::Arg::decode(a[1])?,
-        $crate::call::Arg::decode(a[2])?, $crate::call::Arg::decode(a[3])?, $crate::call::Arg::decode(a[4])?,
-        $crate::call::Arg::decode(a[5])?) };
+    (@decode $h:path, 0) => { |cx| $h(cx) };
+    (@decode $h:path, 1) => { $crate::calls!(@with $h, 0) };
+    (@decode $h:path, 2) => { $crate::calls!(@with $h, 0 1) };
+    (@decode $h:path, 3) => { $crate::calls!(@with $h, 0 1 2) };
+    (@decode $h:path, 4) => { $crate::calls!(@with $h, 0 1 2 3) };
+    (@decode $h:path, 5) => { $crate::calls!(@with $h, 0 1 2 3 4) };
+    (@decode $h:path, 6) => { $crate::calls!(@with $h, 0 1 2 3 4 5) };
+    (@with $h:path, $($at:tt)*) => { |cx| { let a = cx.args; $h(cx, $($crate::call::Arg::decode(a[$at])?),*) } };
 }
 
 /// A type that a raw argument register decodes to. Decoding may fail only with what Linux checks first;

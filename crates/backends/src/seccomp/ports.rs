@@ -1,12 +1,13 @@
 //! The kernel's side of the ports: shared memory that a hostile guest writes to at any time. It is reached
 //! through atomics and copies only; nothing is read twice.
 
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use coracle_abi::port::{PORT_COUNT, PORT_SIZE};
+use coracle_abi::port::{PORT_COUNT, PORT_SIZE, word};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
@@ -94,7 +95,7 @@ impl Port {
     /// The word that both sides wait on.
     #[inline]
     pub fn state(&self) -> &AtomicU32 {
-        self.word32(coracle_abi::port::word::STATE)
+        self.word32(word::STATE)
     }
 
     /// Asks for the exchange's cache line in advance: the reply will be stored to it. The guest does not look again for
@@ -141,6 +142,29 @@ impl Port {
     #[inline]
     pub fn set64(&self, offset: usize, value: u64) {
         self.word64(offset).store(value, Ordering::Relaxed);
+    }
+
+    /// The arguments of a call, 16 bytes at a time, as they are handed on: a load that is wider than the store before
+    /// has to wait until that store is in the cache.
+    #[inline]
+    pub fn args(&self) -> [u64; 6] {
+        let mut args = MaybeUninit::<[u64; 6]>::uninit();
+        // SAFETY: both are valid for the length, which is written whole. Each byte is read once, whatever the guest does.
+        unsafe {
+            core::arch::asm!(
+                "movups {a}, [{from}]",
+                "movups {b}, [{from} + 16]",
+                "movups {c}, [{from} + 32]",
+                "movups [{into}], {a}",
+                "movups [{into} + 16], {b}",
+                "movups [{into} + 32], {c}",
+                from = in(reg) self.at(word::ARGS, 48),
+                into = in(reg) args.as_mut_ptr(),
+                a = out(xmm_reg) _, b = out(xmm_reg) _, c = out(xmm_reg) _,
+                options(nostack, preserves_flags),
+            );
+            args.assume_init()
+        }
     }
 
     /// Copies out of the port.

@@ -1,6 +1,7 @@
 //! Resource limits, resource usage, priorities.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::abi::linux::{RLIM_NLIMITS, RLIMIT_AS, RLIMIT_CPU, RLIMIT_NICE, RLIMIT_NOFILE};
 use crate::abi::types::{Rlimit, Tms};
@@ -162,7 +163,7 @@ fn for_threads(cx: &Ctx<'_>, which: u32, who: i32, mut visit: impl FnMut(&Arc<Ta
 /// The raw call answers 20 less the nice value, so that it is never negative.
 fn getpriority(cx: &mut Ctx<'_>, which: u32, who: i32) -> SysResult {
     let mut best = None;
-    for_threads(cx, which, who, |task| best = best.max(Some(20 - task.sched.lock().nice)))?;
+    for_threads(cx, which, who, |task| best = best.max(Some(20 - task.nice.load(Ordering::Relaxed))))?;
     // Pid 1 is the kernel's own, without a thread.
     let best = best.or(((which, who) == (PRIO_PROCESS, 1)).then_some(20)).ok_or(Errno::ESRCH)?;
     Ok(best.unsigned_abs().into())
@@ -196,6 +197,7 @@ pub(super) fn set_nice(caller: &Task, target: &Task, nice: i32) -> Result<()> {
         return Err(Errno::EACCES);
     }
     sched.nice = nice;
+    target.nice.store(nice, Ordering::Relaxed);
     Ok(())
 }
 

@@ -109,6 +109,8 @@ pub struct Task {
     pub last_lane: AtomicU8,
     /// Scheduling parameters; recorded, and reported back.
     pub sched: Mutex<Sched>,
+    /// `sched.nice` once more, to be read without the lock; stored under it.
+    pub nice: AtomicI32,
 }
 
 /// What `sched_*` and `setpriority` record.
@@ -186,6 +188,7 @@ impl Task {
             left_call: Mutex::default(),
             calls: (0..CALLS).map(|_| AtomicU64::new(0)).collect(),
             last_lane: AtomicU8::new(0),
+            nice: AtomicI32::new(seed.sched.nice),
             sched: Mutex::new(seed.sched),
         })
     }

@@ -169,12 +169,11 @@ fn dispatch(cx: &mut Ctx<'_>) -> SysResult {
         count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
     let tracer = cx.task.world.tracer().cloned();
-    let args = cx.args;
     let before = tracer.as_ref().map(|tracer| tracer.enter(cx));
     let result = match syscalls::find(cx.number) {
-        Some(call) => match (call.handler)(cx, &args) {
+        Some(call) => match (call.handler)(cx) {
             // Files that are mapped no more may take the room.
-            Err(Errno::ENOSPC) if cx.task.world.reclaim() => (call.handler)(cx, &args),
+            Err(Errno::ENOSPC) if cx.task.world.reclaim() => (call.handler)(cx),
             result => result,
         },
         None => unknown(cx),

@@ -120,7 +120,7 @@ impl Guest {
             after: After::Return,
             read_from: None,
         };
-        (call.handler)(&mut cx, &all)
+        (call.handler)(&mut cx)
     }
 
     /// What comes after the call `number` with this result, on the way back to the guest.

@@ -253,11 +253,7 @@ impl SeccompThread {
     }
 
     fn call(&self, lane: u8) -> Trap {
-        let mut args = [0; 6];
-        for (index, argument) in args.iter_mut().enumerate() {
-            *argument = self.port.get64(word::ARGS + index * 8);
-        }
-        Trap::Syscall { number: self.number(), args, lane }
+        Trap::Syscall { number: self.number(), args: self.port.args(), lane }
     }
 }
 
