@@ -4,10 +4,12 @@
 //! waits: at most one thread fewer than there are processors spins at a time, because those who are waited for need
 //! room.
 
+use std::os::unix::thread::JoinHandleExt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::thread::{CpuSet, sched_getaffinity};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 
 /// Whether to spin, for measurements.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -113,6 +115,24 @@ impl Waiting {
         self.spinners.load(Ordering::Relaxed) + 1 < self.cpus
     }
 
+    /// Puts a new thread on another processor than the caller's. Linux leaves it behind who has made it, and it waits
+    /// there although another is idle, until the caller sleeps. It is to call [`Waiting::anywhere`] once it runs.
+    pub fn place_beside<T>(&self, thread: &JoinHandle<T>) {
+        let mut others = self.allowed;
+        others.unset(sched_getcpu());
+        if others.count() > 0 {
+            let size = std::mem::size_of_val(&others);
+            // SAFETY: the handle keeps the thread's number valid, ended or not; `CpuSet` has the layout of `cpu_set_t`.
+            // It is about speed only: a failure changes nothing.
+            unsafe { libc::pthread_setaffinity_np(thread.as_pthread_t(), size, (&raw const others).cast()) };
+        }
+    }
+
+    /// The calling thread runs on all processors again that this process may use.
+    pub fn anywhere(&self) {
+        let _ = sched_setaffinity(None, &self.allowed);
+    }
+
     /// Leave to spin, if there is a processor to spare.
     pub fn spin(&self) -> Option<Spinner<'_>> {
         let others = self.spinners.fetch_add(1, Ordering::Relaxed);
@@ -171,6 +191,8 @@ pub fn ticks() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     fn waiting(cpus: u32) -> Waiting {
@@ -191,6 +213,23 @@ mod tests {
     fn nobody_spins_on_the_only_processor() {
         let waiting = waiting(1);
         assert!(!waiting.has_room() && waiting.spin().is_none());
+    }
+
+    #[test]
+    fn a_thread_is_placed_beside_and_free_again() {
+        let waiting = Arc::new(Waiting::default());
+        let (own, (go, told)) = (waiting.clone(), std::sync::mpsc::channel());
+        let thread = std::thread::spawn(move || {
+            told.recv().unwrap();
+            let placed = sched_getaffinity(None).unwrap();
+            own.anywhere();
+            (placed, sched_getaffinity(None).unwrap())
+        });
+        waiting.place_beside(&thread);
+        go.send(()).unwrap();
+        let (placed, after) = thread.join().unwrap();
+        assert_eq!(placed.count(), if waiting.cpus() > 1 { waiting.cpus() - 1 } else { 1 });
+        assert_eq!(after.count(), waiting.cpus());
     }
 
     #[test]

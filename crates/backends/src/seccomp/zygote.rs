@@ -157,8 +157,10 @@ impl First {
     /// Answers it until it is docked.
     fn meet(&self, shared: &Shared) -> Result<Docked, PlatformError> {
         let notifier = &shared.notifier;
-        // Should it die on the way.
-        shared.reaper.start(self.worker.pid).map_err(host("cannot start a thread"))?;
+        if self.dock.get().is_none() {
+            // Should it die on the way.
+            shared.reaper.start(self.worker.pid).map_err(host("cannot start a thread"))?;
+        }
         if !notifier.is_open() {
             notifier.open(launch::listener(&self.worker, &shared.waiting)?, shared.waiting.allowed());
         }

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use coracle_backends::confine;
 use coracle_backends::seccomp::SeccompPlatform;
-use coracle_platform::{Waiting, child, startup};
+use coracle_platform::{Platform, Waiting, child, startup};
 
 use super::relay::{self, Target};
 use crate::Error;
@@ -38,14 +38,19 @@ impl Attendant {
         let own = (target.clone(), handler.clone(), platform.clone());
         let job = move || {
             let (target, handler, platform) = own;
+            platform.waiting().anywhere();
             let signals = relay::begin(&target);
             let server = place.and_then(|place| Server::open(place).inspect_err(unreachable).ok());
             let (server, service) = server.unzip();
             startup::step("reachable for signals, ps, kill and exec");
-            let closed = platform.reap().map_err(Error::from).and_then(|()| close());
-            drop(platform);
+            let closed = close();
             startup::step("kernel process confined to its host calls");
             let _ = done.send((server, closed));
+            // Without it the death of a worker would go unnoticed; who waits for one tries again, and reports.
+            if let Err(error) = platform.reap() {
+                log::warn!("{error}");
+            }
+            drop(platform);
             confine::settle();
             match (service, signals) {
                 (Some(service), signals) => service.run(&handler, signals),
@@ -56,8 +61,8 @@ impl Attendant {
         Attendant { target, handler, platform, job: Some(Box::new(job)), ready }
     }
 
-    /// To be called between the steps of the first thread: answers the first worker, and begins once that is ready. A
-    /// thread that is made while both processors of a small machine are at work waits behind the one that has made it.
+    /// To be called between the steps of the first thread: answers the first worker, and begins once that is ready, and
+    /// its processor free.
     pub fn look(&mut self) -> Result<(), Error> {
         if self.platform.attend() { self.begin() } else { Ok(()) }
     }
@@ -65,7 +70,8 @@ impl Attendant {
     fn begin(&mut self) -> Result<(), Error> {
         let Some(job) = self.job.take() else { return Ok(()) };
         let spawned = std::thread::Builder::new().name("control".into()).stack_size(128 << 10).spawn(job);
-        spawned.map_err(|source| Error::Host { what: "cannot start a thread", source })?;
+        let thread = spawned.map_err(|source| Error::Host { what: "cannot start a thread", source })?;
+        self.platform.waiting().place_beside(&thread);
         // The first thread is not to be disturbed by them.
         child::leave_signals(&relay::LIST);
         Ok(())
