@@ -429,6 +429,58 @@ CASE(epoll_edges_of_others)
 	events(ep, 1000);
 }
 
+/* What is waiting, by watch. */
+static void told(int fd, const char *after)
+{
+	char events[4096] __attribute__((aligned(8)));
+	ssize_t n = read(fd, events, sizeof events), at = 0;
+
+	say("%s:%s", after, n < 0 ? " nothing" : "");
+	while (at < n) {
+		struct inotify_event *e = (void *)(events + at);
+		say("  watch %d mask %x %s", e->wd, e->mask, e->len ? e->name : "itself");
+		at += sizeof *e + e->len;
+	}
+}
+
+CASE(inotify_changes)
+{
+	int i = inotify_init1(IN_NONBLOCK);
+	struct timespec one = { 1000, 5 }, none = { 0, UTIME_OMIT }, now = { 0, UTIME_NOW };
+
+	close(open("changed", O_CREAT | O_WRONLY, 0644));
+	V(inotify_add_watch(i, ".", IN_ALL_EVENTS));
+	V(inotify_add_watch(i, "changed", IN_ALL_EVENTS));
+	V(utimensat(AT_FDCWD, "changed", (struct timespec[]){ one, one }, 0));
+	told(i, "both times");
+	V(utimensat(AT_FDCWD, "changed", (struct timespec[]){ one, none }, 0));
+	told(i, "access time");
+	V(utimensat(AT_FDCWD, "changed", (struct timespec[]){ none, now }, 0));
+	told(i, "modification time");
+	V(utimensat(AT_FDCWD, "changed", (struct timespec[]){ none, none }, 0));
+	told(i, "no time");
+	V(utimensat(AT_FDCWD, "changed", NULL, 0));
+	told(i, "now");
+	V(close(open("changed", O_WRONLY | O_TRUNC)));
+	told(i, "cut off");
+	V(close(open("made", O_WRONLY | O_TRUNC | O_CREAT, 0644)));
+	told(i, "made");
+	V(truncate("changed", 3));
+	told(i, "truncated");
+	V(chmod("changed", 0600));
+	told(i, "mode");
+	V(chown("changed", -1, getgid()));
+	told(i, "group");
+	V(link("changed", "again"));
+	told(i, "linked");
+	V(rename("again", "renamed"));
+	told(i, "renamed");
+	V(unlink("renamed"));
+	told(i, "unlinked");
+	V(unlink("changed"));
+	told(i, "gone");
+}
+
 CASE(inotify_fdinfo)
 {
 	int i = inotify_init1(0), a = inotify_add_watch(i, ".", IN_CREATE | IN_DELETE), b = inotify_add_watch(i, "/", IN_OPEN);

@@ -362,6 +362,15 @@ pub fn child(vfs: &Vfs, parent: &PathRef, name: &[u8], mask: u32, directory: boo
     }
 }
 
+/// A node has more names or fewer: told to those who watch itself, not its directory (`fsnotify_link_count()`).
+pub fn linked(vfs: &Vfs, node: &PathRef) {
+    if !vfs.watches.idle()
+        && let Ok(id) = node.inode().id()
+    {
+        vfs.watches.tell(id, IN_ATTRIB, 0, b"", false);
+    }
+}
+
 /// A name was removed and its node may be gone.
 pub fn removed(vfs: &Vfs, parent: &PathRef, name: &[u8], node: &PathRef) {
     if vfs.watches.idle() {
@@ -372,10 +381,11 @@ pub fn removed(vfs: &Vfs, parent: &PathRef, name: &[u8], node: &PathRef) {
     if !directory {
         vfs.watches.tell(id, IN_ATTRIB, 0, b"", false);
     }
-    child(vfs, parent, name, IN_DELETE, directory, 0);
+    // The node first (`d_delete_notify()` in include/linux/fsnotify.h).
     if directory || node.inode().stat().is_ok_and(|stat| stat.st_nlink == 0) {
         vfs.watches.tell(id, IN_DELETE_SELF, 0, b"", directory);
     }
+    child(vfs, parent, name, IN_DELETE, directory, 0);
 }
 
 /// A name was renamed.

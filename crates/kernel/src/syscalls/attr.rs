@@ -201,7 +201,13 @@ fn set_times(cx: &Ctx<'_>, place: &PathRef, (atime, mtime): Times, given: bool) 
         return Err(Errno::EPERM);
     }
     inode.set_attr(&SetAttr { atime, mtime, ..SetAttr::default() })?;
-    inotify::event(&cx.task.world.vfs, place, inotify::IN_ATTRIB);
+    // One time alone stands for what sets it (fsnotify_change() in include/linux/fsnotify.h).
+    let told = match (atime, mtime) {
+        (Some(_), None) => inotify::IN_ACCESS,
+        (None, Some(_)) => inotify::IN_MODIFY,
+        _ => inotify::IN_ATTRIB,
+    };
+    inotify::event(&cx.task.world.vfs, place, told);
     Ok(0)
 }
 

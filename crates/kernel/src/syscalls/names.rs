@@ -138,8 +138,8 @@ fn linkat(cx: &mut Ctx<'_>, olddir: Fd, old: Addr, newdir: Fd, new: Addr, flags:
     }
     parent.inode().link(&name, source.inode())?;
     parent.dentry.made(&name, source.inode().clone());
+    inotify::linked(env.vfs(), &source);
     inotify::child(env.vfs(), &parent, &name, inotify::IN_CREATE, false, 0);
-    inotify::event(env.vfs(), &source, inotify::IN_ATTRIB);
     Ok(0)
 }
 

@@ -361,12 +361,15 @@ pub fn open_place(env: &Env, place: &PathRef, flags: u32, made: bool) -> Result<
         }
         _ => inode.clone().open(&Opening { who: env.who(), flags, path: place })?,
     };
-    if flags & O_TRUNC != 0 && !made && kind == S_IFREG {
+    let truncates = flags & O_TRUNC != 0 && !made && kind == S_IFREG;
+    if truncates {
         inode.set_attr(&SetAttr { size: Some(0), mtime: Some(SetTime::Now), ..SetAttr::default() })?;
-        inotify::event(env.vfs(), place, inotify::IN_MODIFY);
     }
     let kept = (flags & !(O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O_CLOEXEC)) | O_LARGEFILE;
     let open = OpenFile::with_path(file, kept, Some(place.clone()));
     inotify::opened(&env.task, place, &open);
+    if truncates {
+        inotify::event(env.vfs(), place, inotify::IN_MODIFY);
+    }
     Ok(open)
 }
