@@ -93,7 +93,7 @@ impl SeccompPlatform {
     }
 
     /// Answers the first worker if it waits for that: called now and then, it makes itself ready beside the caller's
-    /// own work. Never waits. `true` once it is ready, and asleep until a program is known.
+    /// own work. Never waits. `true` once it is confined, with little left to do.
     pub fn attend(&self) -> bool {
         self.started.attend()
     }

@@ -85,7 +85,7 @@ impl Started {
         self.failure.lock().take()
     }
 
-    /// Answers the first worker if it waits for that; `true` once it is docked and sleeps.
+    /// Answers the first worker if it waits for that; `true` once it is confined.
     pub fn attend(&self) -> bool {
         self.first.lock().as_ref().is_none_or(|first| first.attend(&self.shared))
     }
@@ -138,7 +138,7 @@ pub struct First {
 }
 
 impl First {
-    /// Answers it if it waits for that; `true` once it is docked.
+    /// Answers it if it waits for that; `true` once it is confined.
     fn attend(&self, shared: &Shared) -> bool {
         let notifier = &shared.notifier;
         if !notifier.is_open() && launch::is_confined(&self.worker) {
@@ -151,7 +151,7 @@ impl First {
         if self.dock.get().is_none() {
             notifier.answer_waiting();
         }
-        self.dock.get().is_some()
+        notifier.is_open()
     }
 
     /// Answers it until it is docked.

@@ -1,5 +1,5 @@
 //! The thread that looks after what comes from outside while a program runs: signals, and those who ask for the sandbox.
-//! It makes all that ready, and puts up the wall that all threads stand behind, beside the first thread's own work.
+//! It makes all that ready beside the first thread's own work.
 
 use std::cell::Cell;
 use std::io;
@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use coracle_backends::confine;
 use coracle_backends::seccomp::SeccompPlatform;
-use coracle_platform::{Platform, Waiting, child, startup};
+use coracle_platform::{Platform, child, startup};
 
 use super::relay::{self, Target};
 use crate::Error;
@@ -23,16 +23,12 @@ pub struct Attendant {
     platform: Arc<SeccompPlatform>,
     /// What the thread is to do, until it is there.
     job: Option<Box<dyn FnOnce() + Send>>,
-    ready: Receiver<(Option<Server>, Result<(), Error>)>,
+    ready: Receiver<Option<Server>>,
 }
 
 impl Attendant {
-    /// One that has not begun yet. `close` puts the wall up.
-    pub fn new(
-        platform: Arc<SeccompPlatform>,
-        place: Option<Place>,
-        close: impl FnOnce() -> Result<(), Error> + Send + 'static,
-    ) -> Attendant {
+    /// One that has not begun yet.
+    pub fn new(platform: Arc<SeccompPlatform>, place: Option<Place>) -> Attendant {
         let (target, handler) = (Target::default(), Arc::<OnceLock<_>>::default());
         let (done, ready) = sync_channel(1);
         let own = (target.clone(), handler.clone(), platform.clone());
@@ -43,9 +39,7 @@ impl Attendant {
             let server = place.and_then(|place| Server::open(place).inspect_err(unreachable).ok());
             let (server, service) = server.unzip();
             startup::step("reachable for signals, ps, kill and exec");
-            let closed = close();
-            startup::step("kernel process confined to its host calls");
-            let _ = done.send((server, closed));
+            let _ = done.send(server);
             // Without it the death of a worker would go unnoticed; who waits for one tries again, and reports.
             if let Err(error) = platform.reap() {
                 log::warn!("{error}");
@@ -61,8 +55,8 @@ impl Attendant {
         Attendant { target, handler, platform, job: Some(Box::new(job)), ready }
     }
 
-    /// To be called between the steps of the first thread: answers the first worker, and begins once that is ready, and
-    /// its processor free.
+    /// To be called between the steps of the first thread: answers the first worker, and begins once that is confined.
+    /// Sooner it would take the processor that the worker makes itself ready on.
     pub fn look(&mut self) -> Result<(), Error> {
         if self.platform.attend() { self.begin() } else { Ok(()) }
     }
@@ -78,14 +72,12 @@ impl Attendant {
     }
 
     /// Waits until all is ready. Dropping the server ends the service.
-    pub fn wait(&mut self, waiting: &Waiting) -> Result<Option<Server>, Error> {
-        self.platform.attend();
+    pub fn wait(&mut self) -> Result<Option<Server>, Error> {
         self.begin()?;
-        let gone = |_| Error::Confine { reason: "the thread that confines the kernel process is gone".into() };
+        let waiting = self.platform.waiting();
         let seen = Cell::new(None);
         waiting.look(|| self.ready.try_recv().is_ok_and(|ready| seen.replace(Some(ready)).is_none()));
-        let (server, closed) = seen.take().map_or_else(|| self.ready.recv().map_err(gone), Ok)?;
-        closed.map(|()| server)
+        Ok(seen.take().unwrap_or_else(|| self.ready.recv().ok().flatten()))
     }
 }
 

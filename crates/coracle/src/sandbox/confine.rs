@@ -49,13 +49,15 @@ pub fn enter(config: &Config, own: Vec<(PathBuf, Right)>) -> Result<(), Error> {
     Ok(())
 }
 
-/// What puts up the wall that all threads stand behind, before a guest runs.
-pub fn closing(config: &Config, listener: Option<Listener>) -> impl FnOnce() -> Result<(), Error> + Send + use<> {
-    let needs = (config.confine != Confine::Off).then(|| needs(config));
+/// The wall that all threads stand behind. To be put up before a guest runs.
+pub fn close(config: &Config, listener: Option<Listener>) -> Result<(), Error> {
+    if config.confine == Confine::Off {
+        return Ok(());
+    }
     let report = listener.map(|listener| (listener.fd, (listener.words)(&refused())));
     let name = |number| coracle_kernel::syscalls::find(number).map(|call| call.name);
     let words = LastWords { report, exit_status: 125, name: Some(name), go_on: false };
-    move || Ok(needs.map_or(Ok(()), |needs| confine::close(needs, words))?)
+    Ok(confine::close(needs(config), words)?)
 }
 
 /// A run that ended so. Nothing is counted then.

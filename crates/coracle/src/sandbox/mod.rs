@@ -77,7 +77,7 @@ pub fn run(
         }
     });
     startup::step("platform on its way");
-    let mut attendant = Attendant::new(seccomp.clone(), place, confine::closing(config, listener));
+    let mut attendant = Attendant::new(seccomp.clone(), place);
     let mut view = view::build(config)?;
     startup::step("root of the view built");
     attendant.look()?;
@@ -117,8 +117,12 @@ pub fn run(
         })
         .map_err(program_error)?;
     startup::step("program found and read");
-    let server = attendant.wait(&world.waiting)?;
-    startup::step("walls up, reachable");
+    attendant.look()?;
+    confine::close(config, listener)?;
+    startup::step("kernel process confined to its host calls");
+    attendant.look()?;
+    let server = attendant.wait()?;
+    startup::step("attendant ready");
     let (process, job) = prepared.load().map_err(program_error)?;
     let _ = attendant.target.set((Arc::downgrade(&world), Arc::downgrade(&process)));
     let live = Arc::new(Live {
