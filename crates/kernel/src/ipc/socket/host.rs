@@ -16,7 +16,7 @@ use rustix::net::{
 };
 
 use super::inbox::take_bytes;
-use super::inet::settings::{IPPROTO_IPV6, IPV6_V6ONLY, Of, Settings};
+use super::inet::settings::{IPPROTO_IPV6, Of, Settings};
 use super::inet::{IPPROTO_TCP, address};
 use super::options::word;
 use super::{Incoming, Kind, Options, Outgoing, Shut, Socket};

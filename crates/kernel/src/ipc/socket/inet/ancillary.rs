@@ -6,26 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::address::Endpoint;
 use super::lo;
 use super::settings::{IPPROTO_IP, IPPROTO_IPV6, Settings};
-use crate::abi::net::{AF_INET, AF_INET6};
+use crate::abi::net::*;
 use crate::ipc::socket::Ancillary;
 use crate::{Errno, Result};
-
-const IP_TOS: u32 = 1;
-const IP_TTL: u32 = 2;
-const IP_PKTINFO: u32 = 8;
-pub const IP_RECVERR: u32 = 11;
-const IP_RECVTTL: u32 = 12;
-const IP_RECVTOS: u32 = 13;
-const IP_ORIGDSTADDR: u32 = 20;
-const IPV6_UNICAST_HOPS: u32 = 16;
-pub const IPV6_RECVERR: u32 = 25;
-const IPV6_RECVPKTINFO: u32 = 49;
-const IPV6_PKTINFO: u32 = 50;
-const IPV6_RECVHOPLIMIT: u32 = 51;
-const IPV6_HOPLIMIT: u32 = 52;
-const IPV6_RECVTCLASS: u32 = 66;
-const IPV6_TCLASS: u32 = 67;
-const IPV6_ORIGDSTADDR: u32 = 74;
 
 /// What the header of a datagram says.
 #[derive(Clone, Copy, Debug)]

@@ -6,8 +6,8 @@ use parking_lot::Mutex;
 
 use super::address::Endpoint;
 use super::ports::{Binding, Owner, Space};
-use super::settings::{IPPROTO_IPV6, IPV6_V6ONLY, Of, Settings};
-use crate::abi::net::{AF_INET6, SO_REUSEADDR, SO_REUSEPORT, SOL_SOCKET};
+use super::settings::{IPPROTO_IPV6, Of, Settings};
+use crate::abi::net::{AF_INET6, IPV6_V6ONLY, SO_REUSEADDR, SO_REUSEPORT, SOL_SOCKET};
 use crate::call::Ctx;
 use crate::ipc::socket::Options;
 use crate::task::Caps;

@@ -8,12 +8,14 @@ use std::time::SystemTime;
 use parking_lot::Mutex;
 
 use super::address::{Endpoint, family};
-use super::ancillary::{Header, IP_RECVERR, IPV6_RECVERR, Report, wishes};
+use super::ancillary::{Header, Report, wishes};
 use super::core::Core;
 use super::lo;
 use super::ports::{Owner, Space};
 use super::settings::{IPPROTO_IP, IPPROTO_IPV6};
-use crate::abi::net::{AF_UNSPEC, MSG_ERRQUEUE, MSG_OOB, MSG_TRUNC, SO_RXQ_OVFL, SOL_SOCKET};
+use crate::abi::net::{
+    AF_UNSPEC, IP_RECVERR, IPV6_RECVERR, MSG_ERRQUEUE, MSG_OOB, MSG_TRUNC, SO_RXQ_OVFL, SOL_SOCKET,
+};
 use crate::call::Ctx;
 use crate::fd::Band;
 use crate::ipc::socket::inbox::take_bytes;
