@@ -1,5 +1,7 @@
 //! The platform by itself: machine code in a worker, traps here.
 
+use std::io::Write;
+
 use coracle_abi::port::HOT;
 use coracle_backends::seccomp::SeccompPlatform;
 use coracle_platform::*;
@@ -19,6 +21,17 @@ fn vessel(platform: &SeccompPlatform, code: &[u8]) -> Vessel {
     regs.rip = CODE;
     regs.rsp = STACK + 0x8000;
     regs.rbx = 0x1234;
+    vessel
+}
+
+/// A worker with `code` mapped from a file, whose sites may be rewritten.
+fn vessel_of_file(platform: &SeccompPlatform, code: &[u8]) -> Vessel {
+    let mut file = std::fs::File::from(rustix::fs::memfd_create("text", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
+    file.write_all(code).unwrap();
+    let mut vessel = platform.spawn().unwrap();
+    let file = MapSource { file: std::sync::Arc::new(file.into()), key: 1 };
+    let call = MemoryCall::MapFile { address: CODE, len: 0x1000, prot: 5, flags: 0x12, file, offset: 0 };
+    assert_eq!(vessel.thread.memory(&call).unwrap(), Ok(CODE));
     vessel
 }
 
@@ -115,16 +128,10 @@ fn the_host_is_out_of_reach() {
 
 #[test]
 fn a_hot_site_is_rewritten_and_means_the_same() {
-    use std::io::Write;
     let platform = SeccompPlatform::start().unwrap();
     // again: mov $140,%eax; syscall; mov %rax,%rdi; add $1,%rdi; jmp again
     let code = b"\xb8\x8c\0\0\0\x0f\x05\x48\x89\xc7\x48\x83\xc7\x01\xeb\xf0";
-    let mut file = std::fs::File::from(rustix::fs::memfd_create("text", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
-    file.write_all(code).unwrap();
-    let mut vessel = platform.spawn().unwrap();
-    let file = MapSource { file: std::sync::Arc::new(file.into()), key: 1 };
-    let call = MemoryCall::MapFile { address: CODE, len: 0x1000, prot: 5, flags: 0x12, file, offset: 0 };
-    assert_eq!(vessel.thread.memory(&call).unwrap(), Ok(CODE));
+    let mut vessel = vessel_of_file(&platform, code);
     let regs = vessel.thread.freeze(0).unwrap();
     regs.rip = CODE;
     regs.rdi = 6;
@@ -158,16 +165,10 @@ fn a_hot_site_is_rewritten_and_means_the_same() {
 
 #[test]
 fn threads_count_traps_together() {
-    use std::io::Write;
     let platform = SeccompPlatform::start().unwrap();
     // mov $140,%eax; syscall; mov %rax,%rdi; jmp .
     let code = b"\xb8\x8c\0\0\0\x0f\x05\x48\x89\xc7\xeb\xfe";
-    let mut file = std::fs::File::from(rustix::fs::memfd_create("text", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
-    file.write_all(code).unwrap();
-    let mut vessel = platform.spawn().unwrap();
-    let file = MapSource { file: std::sync::Arc::new(file.into()), key: 1 };
-    let call = MemoryCall::MapFile { address: CODE, len: 0x1000, prot: 5, flags: 0x12, file, offset: 0 };
-    assert_eq!(vessel.thread.memory(&call).unwrap(), Ok(CODE));
+    let mut vessel = vessel_of_file(&platform, code);
     vessel.thread.freeze(0).unwrap().rip = CODE;
     let mut lanes = Vec::new();
     let mut arrived = |thread: &mut dyn Thread| match thread.run(Resume::Continue) {
@@ -189,7 +190,6 @@ fn threads_count_traps_together() {
 
 #[test]
 fn a_site_with_nothing_behind_it_is_rewritten_at_its_mov() {
-    use std::io::Write;
     let platform = SeccompPlatform::start().unwrap();
     // nops; again: call f; mov %rax,%rdi; jmp again; … f: mov $140,%eax; syscall; ret
     let mut code = vec![0x90; 64];

@@ -3,9 +3,8 @@
 use std::any::Any;
 use std::sync::{Arc, Weak};
 
-use super::{About, Entry, Names, What, access};
+use super::{About, Entry, Names, What, access, memory};
 use crate::abi::PAGE_SIZE;
-use crate::abi::linux::{SEEK_CUR, SEEK_SET};
 use crate::abi::types::Stat;
 use crate::fd::{File, Io};
 use crate::fs::synth::Node;
@@ -113,13 +112,8 @@ impl File for PageMap {
         true
     }
 
-    /// `mem_lseek()`.
     fn seek(&self, current: u64, offset: i64, whence: u32) -> Result<u64> {
-        match whence {
-            SEEK_SET => Ok(offset as u64),
-            SEEK_CUR => Ok(current.wrapping_add_signed(offset)),
-            _ => Err(Errno::EINVAL),
-        }
+        memory::seek(current, offset, whence)
     }
 
     fn pollable(&self) -> bool {

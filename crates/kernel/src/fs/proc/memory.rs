@@ -127,13 +127,8 @@ impl File for MemFile {
         true
     }
 
-    /// Addresses may be negative as numbers (`mem_lseek()`).
     fn seek(&self, current: u64, offset: i64, whence: u32) -> Result<u64> {
-        match whence {
-            SEEK_SET => Ok(offset as u64),
-            SEEK_CUR => Ok(current.wrapping_add_signed(offset)),
-            _ => Err(Errno::EINVAL),
-        }
+        seek(current, offset, whence)
     }
 
     fn pollable(&self) -> bool {
@@ -150,5 +145,14 @@ impl File for MemFile {
 
     fn as_any(&self) -> &dyn Any {
         self
+    }
+}
+
+/// Addresses may be negative as numbers (`mem_lseek()`).
+pub fn seek(current: u64, offset: i64, whence: u32) -> Result<u64> {
+    match whence {
+        SEEK_SET => Ok(offset as u64),
+        SEEK_CUR => Ok(current.wrapping_add_signed(offset)),
+        _ => Err(Errno::EINVAL),
     }
 }
