@@ -73,6 +73,7 @@ impl Attendant {
 
     /// Waits until all is ready. Dropping the server ends the service.
     pub fn wait(&mut self) -> Result<Option<Server>, Error> {
+        self.platform.attend();
         self.begin()?;
         let waiting = self.platform.waiting();
         let seen = Cell::new(None);

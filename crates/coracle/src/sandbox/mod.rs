@@ -120,7 +120,6 @@ pub fn run(
     attendant.look()?;
     confine::close(config, listener)?;
     startup::step("kernel process confined to its host calls");
-    attendant.look()?;
     let server = attendant.wait()?;
     startup::step("attendant ready");
     let (process, job) = prepared.load().map_err(program_error)?;
