@@ -26,8 +26,18 @@ pub const REFRESH_CALL: u32 = 0x1001;
 /// Value of [`word::MAGIC`]; tells the fast path that GS is its own and not the guest's.
 pub const MAGIC: u32 = 0x4372_6c31;
 
-/// The call number by which a worker asks for a descriptor or announces itself. No kernel knows it.
-pub const NOTIFY_CALL: u32 = 0x1000;
+/// Offset of a page that workers can only read: what calls of theirs take from memory and a filter cannot see.
+pub const SEALED_OFFSET: u64 = 0x0800_0000;
+/// Its size. It lies behind the vvar pages in their file.
+pub const SEALED_SIZE: u64 = 0x1000;
+/// Sets of CPUs in that page, and the bytes of each.
+pub const CPU_SET_SIZE: usize = 128;
+pub const CPU_SETS: usize = SEALED_SIZE as usize / CPU_SET_SIZE;
+
+/// The call by which a worker asks for a descriptor or announces itself: `getppid`, whose arguments mean nothing. A filter
+/// of somebody else's around the sandbox lets it pass, where an unknown number would get an error that outranks the
+/// notification; and if it is ever carried out, it tells nothing.
+pub const NOTIFY_CALL: u32 = 110;
 
 /// The host signal that interrupts guest code (S in DESIGN.md section 17).
 pub const INTERRUPT_SIGNAL: i32 = 10;
@@ -118,7 +128,7 @@ pub mod word {
     pub const XSAVE_SIZE: usize = 0x128;
     /// u64: which features that is.
     pub const XSAVE_FEATURES: usize = 0x130;
-    /// u32, first worker only: 1 plus the number of the filter's listener, or [`super::UNCONFINED`].
+    /// u32, first worker only: [`super::SENT`] once the filter's listener is on its way, or [`super::UNCONFINED`].
     pub const CONFINED: usize = 0x138;
     /// u32: a new address space waits, in a notifying call, for the program that it is to load.
     pub const DOCK: usize = 0x13c;
@@ -126,6 +136,8 @@ pub mod word {
     pub const BATCH_COUNT: usize = 0x140;
     /// u32: the outputs of the last reply met a bad address, and its call is made again by trap.
     pub const COPY_FAILED: usize = 0x144;
+    /// u64, first worker only: the host's number of the guardian, or why there is none.
+    pub const GUARDIAN: usize = 0x148;
 
     // With orders.
     /// The call that an action tells the guest's thread to make: u64 number, six u64 arguments.
@@ -228,7 +240,9 @@ pub const STAGE_OUT_SIZE: usize = 0x4000;
 /// Most calls in a batch, and the size of one.
 pub const BATCH_MAX: usize = STAGE_OUT_SIZE / CALL_SIZE;
 pub const CALL_SIZE: usize = 56;
-/// Value of [`word::CONFINED`] when the filter was refused; `RESULT` says why.
+/// Value of [`word::CONFINED`] when the listener of the filter was sent.
+pub const SENT: u32 = 1;
+/// Value of [`word::CONFINED`] when the filter was refused, or its listener could not be sent; `RESULT` says why.
 pub const UNCONFINED: u32 = u32::MAX;
 
 /// The low byte of [`word::STATE`].

@@ -11,6 +11,9 @@ use std::sync::OnceLock;
 
 use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags};
+use rustix::process::Pid;
+
+use crate::seccomp::Held;
 
 struct Proc {
     directory: OwnedFd,
@@ -56,17 +59,28 @@ pub fn may_write() -> bool {
     proc().is_some_and(|proc| proc.only_processes) || !rustix::process::geteuid().is_root()
 }
 
-/// A file of a process.
-pub fn open(pid: i32, name: &str, flags: OFlags) -> Option<File> {
-    let path = format!("{pid}/{name}");
+/// A file of a worker.
+pub fn open(process: &Held<'_>, name: &str, flags: OFlags) -> Option<File> {
+    open_path(&format!("{}/{name}", process.number()), flags)
+}
+
+fn open_path(path: &str, flags: OFlags) -> Option<File> {
     rustix::fs::openat(directory()?, path, flags | OFlags::CLOEXEC, Mode::empty()).ok().map(File::from)
+}
+
+/// Numbers of the children that were made by this thread of this process, or in its name (`CLONE_PARENT`), dead ones that
+/// nobody has reaped included.
+pub fn children(thread: Pid) -> Option<Vec<i32>> {
+    let path = format!("{}/task/{}/children", std::process::id(), thread.as_raw_nonzero());
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut open_path(&path, OFlags::RDONLY)?, &mut text).ok()?;
+    text.split_ascii_whitespace().map(|number| number.parse().ok()).collect()
 }
 
 /// Bytes of memory that are this process's own: neither files nor shared (proc_pid_statm(5)).
 pub fn own_memory() -> u64 {
     let mut text = String::new();
-    let own = i32::try_from(std::process::id()).ok();
-    if let Some(mut file) = own.and_then(|pid| open(pid, "statm", OFlags::RDONLY)) {
+    if let Some(mut file) = open_path(&format!("{}/statm", std::process::id()), OFlags::RDONLY) {
         _ = std::io::Read::read_to_string(&mut file, &mut text);
     }
     let mut pages = text.split_ascii_whitespace().skip(1).map(|word| word.parse::<u64>().unwrap_or(0));

@@ -10,14 +10,15 @@ use common::Running;
 /// Machines under load take their time.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Workers that have come to this process since their kernel died, zombies aside.
+/// Workers and guardians that have come to this process since their kernel died, zombies aside.
 fn orphans() -> Vec<String> {
     let me = format!("PPid:\t{}\n", std::process::id());
     let all = fs::read_dir("/proc")
         .unwrap()
         .filter_map(|entry| fs::read_to_string(entry.ok()?.path().join("status")).ok());
     all.filter(|status| {
-        status.contains(&me) && status.contains("Name:\tmemfd:coracle-w\n") && !status.contains("State:\tZ")
+        let ours = ["Name:\tmemfd:coracle-w\n", "Name:\tcoracle-guard\n"];
+        status.contains(&me) && ours.iter().any(|name| status.contains(name)) && !status.contains("State:\tZ")
     })
     .collect()
 }

@@ -1,9 +1,11 @@
-//! The memory of the vvar pages and the counter their clocks are made of.
+//! The memory of the vvar pages, and of the sealed page behind them, and the counter their clocks are made of.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use coracle_abi::port::SEALED_SIZE;
 use coracle_abi::vvar::{VVAR_SIZE, Vvar};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
@@ -24,11 +26,11 @@ impl VvarMemory {
     /// Fresh pages, all zero: no clock can be read from them yet.
     pub fn new() -> std::io::Result<Arc<VvarMemory>> {
         let file = memfd_create("coracle-vvar", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-        ftruncate(&file, VVAR_SIZE as u64)?;
+        ftruncate(&file, LEN as u64)?;
         // SAFETY: a new mapping at an address of the host's choice.
         let memory = unsafe {
             let prot = ProtFlags::READ | ProtFlags::WRITE;
-            mmap(std::ptr::null_mut(), VVAR_SIZE, prot, MapFlags::SHARED, &file, 0)?
+            mmap(std::ptr::null_mut(), LEN, prot, MapFlags::SHARED, &file, 0)?
         };
         let memory = NonNull::new(memory.cast()).ok_or(std::io::ErrorKind::OutOfMemory)?;
         let made = Arc::new(VvarMemory { file, memory });
@@ -49,12 +51,26 @@ impl VvarMemory {
         // SAFETY: mapped, page-aligned, of the type's size, never shrunk (sealed), and nothing but atomics is in use.
         unsafe { self.memory.as_ref() }
     }
+
+    /// Stores words into the sealed page, from word `index` on.
+    pub fn seal(&self, index: usize, words: &[u64]) {
+        assert!((index + words.len()) * 8 <= SEALED_SIZE as usize, "within the sealed page");
+        for (place, word) in (index..).zip(words) {
+            // SAFETY: mapped behind the pages of the vvar, of this size, by the assertion; workers may read it meanwhile.
+            let at = unsafe { self.memory.as_ptr().cast::<u8>().add(VVAR_SIZE + place * 8) };
+            // SAFETY: aligned, as the page is and the index counts words.
+            unsafe { AtomicU64::from_ptr(at.cast()) }.store(*word, Ordering::SeqCst);
+        }
+    }
 }
+
+/// The pages of the vvar, and the sealed page.
+const LEN: usize = VVAR_SIZE + SEALED_SIZE as usize;
 
 impl Drop for VvarMemory {
     fn drop(&mut self) {
         // SAFETY: the mapping made in `new`; references to it borrow `self`.
-        let _ = unsafe { munmap(self.memory.as_ptr().cast(), VVAR_SIZE) };
+        let _ = unsafe { munmap(self.memory.as_ptr().cast(), LEN) };
     }
 }
 
@@ -79,8 +95,6 @@ pub fn counter_is_invariant() -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::Ordering;
-
     use super::*;
 
     #[test]

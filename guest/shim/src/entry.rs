@@ -671,18 +671,8 @@ notify_after:
 clone_call:
     push %r12
     push %r13
-    push %r14
     mov %rdi, %r12
     mov {COOKIE}(%rdi), %r13
-    test %r13, %r13
-    jz 5f
-    /* The child's parent is to be ours (CLONE_PARENT): the kernel. */
-    mov ${GETPPID}, %eax
-    syscall
-    .globl parent_after
-parent_after:
-    mov %rax, %r14
-5:
     mov {ORDER}(%r12), %rax
     mov {ORDER}+8(%r12), %rdi
     mov {ORDER}+16(%r12), %rsi
@@ -694,12 +684,12 @@ parent_after:
 clone_after:
     test %rax, %rax
     jz 1f
-    pop %r14
     pop %r13
     pop %r12
     ret
-1:  test %r13, %r13
-    jnz 2f
+    /* A thread or an address space: by the flags, which the kernel has compared and the host has kept. */
+1:  test ${CLONE_THREAD}, %edi
+    jz 2f
     /* A thread: its port is where its stack pointer lies. */
     mov %rsp, %r12
     and $-{PORT_SIZE}, %r12
@@ -714,13 +704,7 @@ clone_after:
     syscall
     .globl deathsig_after
 deathsig_after:
-    /* Has the kernel died before that, nobody tells us. */
-    mov ${GETPPID}, %eax
-    syscall
-    .globl same_parent_after
-same_parent_after:
-    cmp %rax, %r14
-    jne 4f
+    /* Has the kernel died before that, nobody answers. */
     mov %r13, %rdi
     mov ${NOTIFY}, %eax
     syscall
@@ -757,6 +741,18 @@ exit_call:
     syscall
 exit_after:
     ud2
+
+    /* fn() -> i64: sends the listener of the filter, descriptor 1, over the socket, descriptor 0. The message cannot be
+       changed, and the kernel has put its addresses in (`launch.rs`). */
+    .globl send_listener, send_after, listener_message, listener_iov, listener_control
+send_listener:
+    xor %edi, %edi
+    lea listener_message(%rip), %rsi
+    xor %edx, %edx
+    mov $46, %eax
+    syscall
+send_after:
+    ret
 
     /* First code of a new address space: orders, then the frame that the kernel has made. */
     .globl first_orders
@@ -801,6 +797,29 @@ guarded_failed:
 signal_entry:
     mov %rsp, %rcx
     jmp {handler}
+
+    /* What no instruction changes, behind all code. */
+    .p2align 3
+    /* struct msghdr: no name, one piece, one control message. */
+listener_message:
+    .quad 0, 0
+    .quad 0, 1
+    .quad 0, 24
+    .quad 0
+    /* struct iovec: one byte, this one. */
+listener_iov:
+    .quad 0, 1
+    /* struct cmsghdr: SOL_SOCKET, SCM_RIGHTS. */
+listener_control:
+    .quad 20
+    .long 1, 1
+    .long 1, 0
+
+    /* The host's number of the kernel process, which has put it in. */
+    .globl kernel_number
+    .p2align 3
+kernel_number:
+    .quad 0
     "#,
     boot = sym crate::boot::boot,
     settle = sym crate::boot::settle,
@@ -820,7 +839,7 @@ signal_entry:
     EAGER = const 200,
     ACT_TRAP = const port::action::TRAP,
     NOTIFY = const port::NOTIFY_CALL,
-    GETPPID = const 110,
+    CLONE_THREAD = const 0x1_0000,
     PORT_SIZE = const port::PORT_SIZE,
     PORTS_OFFSET = const port::PORTS_OFFSET,
     PORTS_SIZE = const port::PORT_SIZE * port::PORT_COUNT,

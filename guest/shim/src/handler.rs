@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use crate::label;
 use crate::port::{
-    BATCH_MAX, CALL_SIZE, COLD, HEAT_WAYS, HOT, INTERRUPT_SIGNAL, POSTED, REPLIED, TURN, UNCONFINED, action, kind,
+    BATCH_MAX, CALL_SIZE, COLD, HEAT_WAYS, HOT, INTERRUPT_SIGNAL, POSTED, REPLIED, SENT, TURN, UNCONFINED, action, kind,
     reply, request, heat_set, word,
 };
 use crate::raw::{self, Frame, Port, reg};
@@ -118,20 +118,26 @@ pub unsafe extern "C" fn frozen_again(port: Port, frame: Frame) {
     serve(port, kind::INTERRUPT, Some(frame));
 }
 
-/// The first worker, just confined: says so, and makes the zygote as a clone of itself while it has run nothing
-/// yet. Then it is a new address space like any other.
+/// The first worker, just confined: sends the listener of its filter, and makes the zygote as a clone of itself while it
+/// has run nothing yet. Then it is a new address space like any other.
 pub unsafe fn begin(port: Port, listener: i64) -> ! {
-    port.u64(word::RESULT).store(listener as u64, Relaxed);
-    let confined = port.u32(word::CONFINED);
-    confined.store(u32::try_from(listener).map_or(UNCONFINED, |number| number + 1), SeqCst);
+    // SAFETY: the call is made for this. The kernel alone is to have the listener, and no worker a socket.
+    let sent = if listener < 0 { listener } else { unsafe { raw::send_listener() } };
+    for descriptor in [0, 1] {
+        let close = [3, descriptor, 0, 0, 0, 0, 0];
+        // SAFETY: nothing uses them any more.
+        unsafe { raw::order_call(close.as_ptr() as u64) };
+    }
+    port.u64(word::RESULT).store(sent as u64, Relaxed);
+    port.u32(word::CONFINED).store(if sent < 0 { UNCONFINED } else { SENT }, SeqCst);
     // SAFETY: wakes waiters of a word of the port; clones as the kernel has laid down before it started us.
     let result = unsafe {
         raw::port_futex(port.0 + word::CONFINED as u64, 1, 1);
-        raw::clone_call(port.0)
+        if sent < 0 { sent } else { raw::clone_call(port.0) }
     };
     if result < 0 {
         port.u64(word::RESULT).store(result as u64, SeqCst);
-        // SAFETY: nothing works without a zygote.
+        // SAFETY: nothing works without a listener and a zygote.
         unsafe { raw::exit_call(1) };
     }
     // SAFETY: on this port's stack, as that code wants it.

@@ -2,13 +2,14 @@
 //! it: a guest that jumps into the middle of it can only do what the host filter lets these instructions do.
 //!
 //! One read-execute segment without relocations, data or a stack of its own. `entry` is what guest code calls,
-//! `handler` receives the host's signals, `boot` is the first process (the zygote) from which workers are cloned.
+//! `handler` receives the host's signals, `boot` is the first process, from which workers are cloned, and `guardian` the process that ends them all.
 #![no_std]
 #![allow(clippy::missing_safety_doc)]
 
 mod boot;
 mod entry;
 mod freeze;
+mod guardian;
 mod handler;
 #[path = "../../../crates/abi/src/port.rs"]
 #[allow(dead_code)]

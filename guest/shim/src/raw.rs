@@ -170,6 +170,10 @@ entry! {
     order_call(order: "rdi")
 }
 entry! {
+    /// Sends the listener of the filter to the kernel.
+    send_listener()
+}
+entry! {
     /// Asks the kernel for a descriptor.
     notify_call(cookie: "rdi")
 }

@@ -40,15 +40,15 @@ pub const ALWAYS: &[Group] = &[
         SYS_read SYS_write SYS_pread64 SYS_pwrite64 SYS_lseek SYS_fstat SYS_close SYS_poll SYS_ppoll
         SYS_readv SYS_writev SYS_preadv SYS_pwritev SYS_pwritev2 SYS_dup SYS_ftruncate SYS_fallocate
         SYS_fsync SYS_fdatasync SYS_fstatfs SYS_getdents64),
-    group!("take the notifications of the workers' filter over, once":
-        SYS_pidfd_open SYS_pidfd_getfd),
     group!("look at files and open them, as the domain allows":
         SYS_statx SYS_openat2 SYS_openat SYS_open SYS_newfstatat SYS_readlinkat SYS_getxattr SYS_listxattr),
     group!("readiness and files in memory":
         SYS_memfd_create SYS_eventfd2 SYS_epoll_create1 SYS_epoll_ctl SYS_epoll_wait SYS_epoll_pwait
         SYS_epoll_pwait2),
-    group!("stop, reap and place workers; signals to itself":
-        SYS_tgkill SYS_kill SYS_wait4 SYS_sched_setaffinity SYS_sched_getaffinity SYS_sched_yield),
+    group!("hold, stop and reap workers; signals to itself":
+        SYS_pidfd_open SYS_pidfd_send_signal SYS_waitid SYS_getpgid SYS_tgkill SYS_kill),
+    group!("place its own threads":
+        SYS_sched_setaffinity SYS_sched_getaffinity SYS_sched_yield),
     group!("clocks, sleep, random bytes":
         SYS_clock_gettime SYS_clock_getres SYS_clock_nanosleep SYS_nanosleep SYS_getrandom
         SYS_restart_syscall),
@@ -102,6 +102,7 @@ pub const CHECKED: &[(&str, &str)] = &[
 const SECCOMP_IOCTL_NOTIF_RECV: u32 = 0xc050_2100;
 const SECCOMP_IOCTL_NOTIF_SEND: u32 = 0xc018_2101;
 const SECCOMP_IOCTL_NOTIF_ADDFD: u32 = 0x4018_2103;
+const SECCOMP_IOCTL_NOTIF_ID_VALID: u32 = 0x4008_2102;
 const SECCOMP_IOCTL_NOTIF_SET_FLAGS: u32 = 0x4008_2104;
 /// Settings and size of terminals; never TIOCSTI. (`struct termios2` forms first, which is what rustix asks for.)
 const TERMINAL: [u32; 9] = [
@@ -201,6 +202,7 @@ fn ioctl(p: &mut Program) {
         SECCOMP_IOCTL_NOTIF_RECV,
         SECCOMP_IOCTL_NOTIF_SEND,
         SECCOMP_IOCTL_NOTIF_ADDFD,
+        SECCOMP_IOCTL_NOTIF_ID_VALID,
         SECCOMP_IOCTL_NOTIF_SET_FLAGS,
     ];
     let others = [libc::FIONREAD as u32, libc::FIONBIO as u32, libc::FIOCLEX as u32];

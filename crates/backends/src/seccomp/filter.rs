@@ -4,12 +4,14 @@
 //! may be. All else is trapped (SIGSYS) and becomes a guest's system call. This file is the complete list of
 //! what a hostile guest can ask of the host.
 
-use coracle_abi::port::{INTERRUPT_SIGNAL, NOTIFY_CALL, PORT_COUNT, PORT_SIZE, PORTS_OFFSET};
+use coracle_abi::port::{
+    CPU_SET_SIZE, INTERRUPT_SIGNAL, NOTIFY_CALL, PORT_COUNT, PORT_SIZE, PORTS_OFFSET, SEALED_OFFSET, SEALED_SIZE,
+};
 use coracle_blobs::label;
 
 pub use crate::bpf::Instruction;
 use crate::bpf::{
-    ALLOW, AND_K, ARCH, AUDIT_ARCH_X86_64, IP_HIGH, IP_LOW, JEQ, NOTIFY, NUMBER, Program, TRAP, high, low,
+    ALLOW, AND_K, ARCH, AUDIT_ARCH_X86_64, IP_HIGH, IP_LOW, JEQ, JGE, NOTIFY, NUMBER, Program, TRAP, high, low,
 };
 
 /// The program for a shim at `base`.
@@ -60,10 +62,20 @@ pub fn build(base: u64) -> Vec<Instruction> {
         }
         p.finish(ALLOW);
     });
-    // Whether the kernel still lives.
-    for site in [label::PARENT_AFTER, label::SAME_PARENT_AFTER] {
-        p.when(site as u32, |p| single(p, libc::SYS_getppid));
-    }
+    // The first worker sends the listener of this filter away. The message lies in the shim's text; descriptor 0 is a
+    // socket then and never again.
+    p.when(label::SEND_AFTER as u32, |p| {
+        p.load(NUMBER);
+        p.need_equal(libc::SYS_sendmsg as u32);
+        for (argument, low_half, high_half) in [(0, 0, 0), (1, label::LISTENER_MESSAGE as u32, p.base), (2, 0, 0)]
+        {
+            p.load(low(argument));
+            p.need_equal(low_half);
+            p.load(high(argument));
+            p.need_equal(high_half);
+        }
+        p.finish(ALLOW);
+    });
     // A new address space takes its ports: one mapping, all arguments fixed but the descriptor.
     p.when(label::PORTS_AFTER as u32, |p| {
         p.load(NUMBER);
@@ -173,6 +185,20 @@ fn own_memory(p: &mut Program) {
         p.load(low(0));
         // The private forms: they interrupt only this process's threads.
         p.need_one_of(&[8, 16, 32, 64, 128, 256]);
+        p.finish(ALLOW);
+    });
+    // The CPUs of the thread itself, by a set that lies in the sealed page.
+    p.when(libc::SYS_sched_setaffinity as u32, |p| {
+        p.load(low(0));
+        p.need_equal(0);
+        p.load(low(1));
+        p.need_equal(CPU_SET_SIZE as u32);
+        p.load(high(2));
+        p.need_equal(p.base);
+        p.load(low(2));
+        p.emit(JGE, 1, 0, SEALED_OFFSET as u32);
+        p.finish(TRAP);
+        p.need_below((SEALED_OFFSET + SEALED_SIZE) as u32 - CPU_SET_SIZE as u32 + 1);
         p.finish(ALLOW);
     });
     p.when(libc::SYS_rseq as u32, |p| {

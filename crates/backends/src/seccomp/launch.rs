@@ -1,6 +1,7 @@
 //! Executes the first worker: a static program of one segment, the shim, at a base that differs per sandbox.
 
 use std::ffi::{CStr, c_int, c_void};
+use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
@@ -8,12 +9,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use coracle_abi::Errno;
-use coracle_abi::port::{PORTS_OFFSET, SHIM_ALIGN, STAGE_IN_SIZE, UNCONFINED, VDSO_SIZE, word};
-use coracle_blobs::SHIM;
-use coracle_platform::{Death, PlatformError, Waiting};
+use coracle_abi::port::{PORTS_OFFSET, SENT, SHIM_ALIGN, STAGE_IN_SIZE, VDSO_SIZE, word};
+use coracle_blobs::{SHIM, label};
+use coracle_platform::{PlatformError, Waiting};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
-use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType, recvmsg,
+    socketpair,
+};
 
+use super::child::Child;
 use super::ports::Ports;
 use super::vvar::{self, Vvar};
 use super::worker::Worker;
@@ -24,7 +29,8 @@ use super::{filter, random};
 /// that the reservation above the shim always covers that start.
 const LOWEST: u64 = 0x7a00;
 const HIGHEST: u64 = 0x7e80;
-/// Where `boot` expects its ports, and the vvar.
+/// Where `boot` expects its socket, its ports, and the vvar.
+const SOCKET_FD: i32 = 0;
 const PORTS_FD: i32 = 3;
 const VVAR_FD: i32 = 4;
 /// Where the program's descriptors wait meanwhile.
@@ -40,8 +46,8 @@ pub fn is_confined(worker: &Worker) -> bool {
     worker.ports.port(0).get32(word::CONFINED) != 0
 }
 
-/// Waits until the first worker is confined, and fetches its filter's listener.
-pub fn listener(worker: &Arc<Worker>, waiting: &Waiting) -> Result<OwnedFd, PlatformError> {
+/// Waits until the first worker is confined, and takes its filter's listener from the socket.
+pub fn listener(worker: &Arc<Worker>, socket: &OwnedFd, waiting: &Waiting) -> Result<OwnedFd, PlatformError> {
     let port = worker.ports.port(0);
     let confined = port.atomic(word::CONFINED);
     let patience = libc::timespec { tv_sec: 0, tv_nsec: 20_000_000 };
@@ -49,8 +55,8 @@ pub fn listener(worker: &Arc<Worker>, waiting: &Waiting) -> Result<OwnedFd, Plat
     loop {
         match confined.load(Ordering::SeqCst) {
             0 => {}
-            UNCONFINED => return fetch_listener(worker.pid, port.get64(word::RESULT)),
-            number => return fetch_listener(worker.pid, u64::from(number - 1)),
+            SENT => return receive(socket),
+            _ => return Err(unconfined(port.get64(word::RESULT))),
         }
         if let Some(death) = worker.death() {
             return Err(PlatformError::Died(death));
@@ -116,11 +122,28 @@ pub fn program(base: u64) -> std::io::Result<OwnedFd> {
     // What is not written takes no memory and is never touched.
     ftruncate(&file, HEADERS + VDSO_SIZE + shim_len)?;
     let file = std::fs::File::from(file);
-    for (part, at) in [(&elf[..], 0), (&vvar::image(), HEADERS), (SHIM, HEADERS + VDSO_SIZE)] {
+    let shim = completed(base);
+    for (part, at) in [(&elf[..], 0), (&vvar::image(), HEADERS), (&shim, HEADERS + VDSO_SIZE)] {
         file.write_all_at(part, at)?;
     }
     // A file that is open for writing cannot be executed.
     Ok(std::fs::File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?.into())
+}
+
+/// The shim with what it cannot know before: addresses within its message, and who is the kernel.
+fn completed(base: u64) -> Vec<u8> {
+    const IOV: u64 = std::mem::offset_of!(libc::msghdr, msg_iov) as u64;
+    const CONTROL: u64 = std::mem::offset_of!(libc::msghdr, msg_control) as u64;
+    let mut shim = SHIM.to_vec();
+    for (at, value) in [
+        (label::LISTENER_MESSAGE + IOV, base + label::LISTENER_IOV),
+        (label::LISTENER_MESSAGE + CONTROL, base + label::LISTENER_CONTROL),
+        (label::LISTENER_IOV, base + label::LISTENER_IOV),
+        (label::KERNEL_NUMBER, std::process::id().into()),
+    ] {
+        shim[at as usize..][..8].copy_from_slice(&value.to_le_bytes());
+    }
+    shim
 }
 
 /// What the child works with between `clone` and `execveat`. It shares our memory and may not allocate.
@@ -129,15 +152,23 @@ struct Exec {
     kernel: i32,
     program: i32,
     /// Descriptors to hand over, and the numbers that `boot` expects.
-    given: [(i32, i32); 2],
+    given: [(i32, i32); 3],
     errno: i32,
 }
 
 /// Executes the program in a new session with a clean environment; returns its pid. As vfork(2): a copy of our
 /// page tables, and the faults that follow on it, would cost more than all the rest.
-pub fn execute(program: &OwnedFd, ports: &Ports, vvar: &Vvar) -> std::io::Result<i32> {
+///
+/// Also returns the socket that the listener of its filter will come over.
+pub fn execute(program: &OwnedFd, ports: &Ports, vvar: &Vvar) -> std::io::Result<(Child, OwnedFd)> {
     const STACK: usize = 16 << 10;
-    let given = [(ports.file().as_raw_fd(), PORTS_FD), (vvar.memory.fd().as_raw_fd(), VVAR_FD)];
+    let (here, there) = socketpair(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    keep_dead_children()?;
+    let given = [
+        (there.as_raw_fd(), SOCKET_FD),
+        (ports.file().as_raw_fd(), PORTS_FD),
+        (vvar.memory.fd().as_raw_fd(), VVAR_FD),
+    ];
     let kernel = std::process::id() as i32;
     let mut exec = Exec { kernel, program: program.as_raw_fd(), given, errno: 0 };
     let mut stack = Vec::<MaybeUninit<u128>>::with_capacity(STACK / 16);
@@ -158,13 +189,27 @@ pub fn execute(program: &OwnedFd, ports: &Ports, vvar: &Vvar) -> std::io::Result
     drop(stack);
     // SAFETY: the child wrote before it ended, and this thread slept until then.
     match unsafe { (&raw const exec.errno).read_volatile() } {
-        0 => Ok(pid),
+        0 => Ok((Child::prove(pid)?, here)),
         errno => {
-            // SAFETY: a plain system call for a child of this thread's, which has ended.
-            unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
+            Child::prove(pid)?.release();
             Err(std::io::Error::from_raw_os_error(errno))
         }
     }
+}
+
+/// A caller that ignores SIGCHLD (which `execve` keeps) has the host reap children at once, whose numbers then mean nothing.
+fn keep_dead_children() -> std::io::Result<()> {
+    // SAFETY: all zeros is the default action. No handler of this process is replaced by it.
+    let done = unsafe {
+        let (mut old, usual): (libc::sigaction, libc::sigaction) = std::mem::zeroed();
+        let asked = libc::sigaction(libc::SIGCHLD, std::ptr::null(), &raw mut old);
+        if old.sa_sigaction != libc::SIG_IGN && old.sa_flags & libc::SA_NOCLDWAIT == 0 {
+            asked
+        } else {
+            libc::sigaction(libc::SIGCHLD, &raw const usual, std::ptr::null_mut())
+        }
+    };
+    if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
 extern "C" fn exec_program(exec: *mut c_void) -> c_int {
@@ -196,19 +241,33 @@ extern "C" fn exec_program(exec: *mut c_void) -> c_int {
     }
 }
 
-/// Fetches the filter's listener out of the first worker, which has just installed it.
-fn fetch_listener(pid: i32, number: u64) -> Result<OwnedFd, PlatformError> {
-    const HINT: &str =
-        "the zygote could not install its filter (is another seccomp supervisor active? see coracle doctor)";
-    let number = Errno::check(number).map_err(|errno| PlatformError::Host {
-        what: HINT,
-        source: std::io::Error::from_raw_os_error(errno.raw()),
-    })?;
-    let host = |source: rustix::io::Errno| PlatformError::Host {
-        what: "cannot fetch the filter's listener from the zygote",
-        source: source.into(),
+/// Takes the listener from the first worker, which has sent it.
+fn receive(socket: &OwnedFd) -> Result<OwnedFd, PlatformError> {
+    let host = |source: std::io::Error| PlatformError::Host {
+        what: "cannot take the filter's listener over from the first worker",
+        source,
     };
-    let process = Pid::from_raw(pid).ok_or(PlatformError::Died(Death::Killed))?;
-    let pidfd = pidfd_open(process, PidfdFlags::empty()).map_err(host)?;
-    pidfd_getfd(&pidfd, number as i32, PidfdGetfdFlags::empty()).map_err(host)
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], &mut control, flags).map_err(|error| host(error.into()))?;
+    let descriptor = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    });
+    descriptor.ok_or_else(|| host(std::io::ErrorKind::InvalidData.into()))
+}
+
+/// Why there is no filter.
+fn unconfined(result: u64) -> PlatformError {
+    let errno = Errno::check(result).err().unwrap_or(Errno::EINVAL);
+    let what = match errno {
+        Errno::EBUSY => {
+            "a seccomp supervisor around this process already answers for it (a filter with a listener, as some container \
+             runtimes install), and Linux allows one only"
+        }
+        _ => "the first worker could not install its filter",
+    };
+    PlatformError::Host { what, source: std::io::Error::from_raw_os_error(errno.raw()) }
 }

@@ -8,6 +8,8 @@ use std::os::unix::fs::FileExt;
 use coracle_abi::PAGE_SIZE;
 use coracle_platform::{MapMemory, Mapping, Touched};
 
+use super::child::Held;
+
 /// `struct procmap_query` (include/uapi/linux/fs.h, Linux 6.11).
 #[repr(C)]
 #[derive(Default)]
@@ -144,8 +146,8 @@ pub fn page_map(pagemap: &File, page: u64, into: &mut [u64]) {
 }
 
 /// Copies from another process; returns the bytes copied before the first bad page.
-pub fn read(pid: i32, address: u64, into: &mut [u8]) -> usize {
-    copy(pid, address, into.len(), |pid, remote| {
+pub fn read(process: &Held<'_>, address: u64, into: &mut [u8]) -> usize {
+    copy(process.number(), address, into.len(), |pid, remote| {
         let local = [IoSliceMut::new(into)];
         // SAFETY: `IoSliceMut` has the layout of `iovec`; the host checks the remote side.
         unsafe { libc::process_vm_readv(pid, local.as_ptr().cast(), 1, remote, 1, 0) }
@@ -153,8 +155,8 @@ pub fn read(pid: i32, address: u64, into: &mut [u8]) -> usize {
 }
 
 /// Copies into another process, obeying its protections.
-pub fn write(pid: i32, address: u64, from: &[u8]) -> usize {
-    copy(pid, address, from.len(), |pid, remote| {
+pub fn write(process: &Held<'_>, address: u64, from: &[u8]) -> usize {
+    copy(process.number(), address, from.len(), |pid, remote| {
         let local = [IoSlice::new(from)];
         // SAFETY: as above.
         unsafe { libc::process_vm_writev(pid, local.as_ptr().cast(), 1, remote, 1, 0) }

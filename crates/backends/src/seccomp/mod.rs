@@ -14,8 +14,12 @@
 //! | `vvar` | the vDSO and its data |
 //! | `rewrite`, `plan` | jumps in place of hot `syscall` instructions |
 //! | `texts` | rewritten text that workers share |
-//! | `reaper` | learns who has died |
+//! | `child`, `children` | host processes, from birth to reaping |
+//! | `cpus` | the CPUs of a thread, which it sets itself |
 
+mod child;
+mod children;
+mod cpus;
 mod filter;
 mod frame;
 mod launch;
@@ -25,7 +29,6 @@ mod pace;
 mod pieces;
 mod plan;
 mod ports;
-mod reaper;
 mod rewrite;
 mod table;
 mod texts;
@@ -38,9 +41,11 @@ use std::sync::{Arc, OnceLock};
 
 use coracle_platform::{Death, ForkError, Platform, PlatformError, Vessel, VvarMemory, Waiting};
 
+pub use child::Held;
+use children::Children;
+use cpus::CpuSets;
 pub use memory::{PAGEMAP_SCAN, PROCMAP_QUERY};
 use notify::Notifier;
-use reaper::Reaper;
 use texts::Texts;
 use thread::SeccompThread;
 pub use zygote::Born;
@@ -49,7 +54,8 @@ use zygote::Started;
 /// What all workers of a sandbox share on the kernel's side.
 pub struct Shared {
     notifier: Arc<Notifier>,
-    reaper: Arc<Reaper>,
+    children: Arc<Children>,
+    cpus: CpuSets,
     waiting: Arc<Waiting>,
     has_rdpid: bool,
     /// Features and size of the extended state, where the shim may save it.
@@ -58,10 +64,18 @@ pub struct Shared {
 }
 
 impl Shared {
-    fn new(waiting: Arc<Waiting>, base: u64) -> Shared {
+    fn new(waiting: Arc<Waiting>, base: u64, memory: &Arc<VvarMemory>) -> std::io::Result<Shared> {
         let texts = Texts::new(base + coracle_blobs::label::FAST_ENTRY);
         let (has_rdpid, xstate) = (has_rdpid(), frame::xstate());
-        Shared { notifier: Arc::default(), reaper: Arc::default(), waiting, has_rdpid, xstate, texts }
+        let children = Arc::new(Children::new()?);
+        let notifier = Arc::new(Notifier::new(children.clone()));
+        let cpus = CpuSets::new(memory.clone());
+        Ok(Shared { notifier, children, cpus, waiting, has_rdpid, xstate, texts })
+    }
+
+    /// Starts the thread that learns of the death of workers, unless there is one.
+    fn reap(&self) -> std::io::Result<()> {
+        self.children.serve(&self.notifier)
     }
 
     /// A number that nobody can guess, not zero.
@@ -81,8 +95,7 @@ pub struct SeccompPlatform {
 }
 
 impl SeccompPlatform {
-    /// Executes the first worker, and returns before it is ready. The kernel process must not be process 1 of a pid
-    /// namespace, and the calling thread must last: workers die with it.
+    /// Executes the first worker, and returns before it is ready. The calling thread must last: workers die with it.
     pub fn start() -> Result<SeccompPlatform, PlatformError> {
         SeccompPlatform::start_with(Waiting::default(), None)
     }
@@ -101,6 +114,11 @@ impl SeccompPlatform {
     /// Starts the thread that learns of the death of workers. The first program does it otherwise.
     pub fn reap(&self) -> Result<(), PlatformError> {
         self.started.reap()
+    }
+
+    /// Kills every process that was ever born in the sandbox, at once, and waits until none is left.
+    pub fn end(&self) {
+        self.started.end();
     }
 }
 

@@ -2,8 +2,12 @@
 //! needs it.
 //!
 //! Kernel threads say beforehand what a worker thread will ask for ([`Notifier::expect`]); what nobody expects
-//! is refused, and is a guest that has jumped into the shim. Arguments are registers, so there is nothing that
-//! could change between check and execution.
+//! is refused, and is a guest that has jumped into the shim: its process is ended. Arguments are registers, so there is
+//! nothing that could change between check and execution.
+//!
+//! Who asks is a number, which the host may give away again as soon as the asking thread is gone. So the number is compared
+//! with a process that is held ([`Child`]) between receiving the notification and answering it: the host takes an answer
+//! only while the thread that asked still waits for it, and as long as that waits, its number is its own.
 
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -15,29 +19,33 @@ use coracle_platform::Waiting;
 use parking_lot::{Condvar, Mutex};
 use rustix::thread::CpuSet;
 
+use super::child::Child;
+use super::children::Children;
+
 /// What a worker thread is about to ask for.
 pub enum Expected {
     /// A copy of this descriptor.
     Descriptor(Arc<OwnedFd>),
-    /// `clone` with exactly these arguments.
-    Clone([u64; 5]),
-    /// `clone` with exactly these arguments, then as `Dock`.
-    CloneThenDock([u64; 5], Arc<Slot<Docked>>),
+    /// `clone` of a thread, with exactly these arguments.
+    CloneThread([u64; 5]),
+    /// `clone` of an address space, with exactly these arguments; the cookie is that of the new one. Then as `Dock`, if
+    /// that is given.
+    CloneWorker([u64; 5], u64, Option<Arc<Slot<Docked>>>),
     /// To be kept waiting, until [`Notifier::undock`].
     Dock(Arc<Slot<Docked>>),
 }
 
 /// A worker that waits in its notifying call.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Docked {
-    pid: i32,
+    child: Arc<Child>,
     id: u64,
 }
 
 impl Docked {
     /// Its process.
-    pub fn pid(&self) -> i32 {
-        self.pid
+    pub fn child(&self) -> &Arc<Child> {
+        &self.child
     }
 }
 
@@ -53,7 +61,7 @@ impl<T> Default for Slot<T> {
     }
 }
 
-impl<T: Copy> Slot<T> {
+impl<T: Clone> Slot<T> {
     fn put(&self, value: T) {
         *self.answer.lock() = Some(value);
         self.arrived.notify_all();
@@ -61,7 +69,7 @@ impl<T: Copy> Slot<T> {
 
     /// The answer, if it has come.
     pub fn get(&self) -> Option<T> {
-        *self.answer.lock()
+        self.answer.lock().clone()
     }
 
     /// Waits for the answer, but not for ever: a worker that was cloned may be killed before it speaks.
@@ -70,30 +78,51 @@ impl<T: Copy> Slot<T> {
         if answer.is_none() {
             self.arrived.wait_for(&mut answer, limit);
         }
-        *answer
+        answer.clone()
     }
 }
 
 /// An address space that will announce itself.
 struct Newborn {
     ports: Arc<super::ports::Ports>,
-    /// Its pid.
-    slot: Arc<Slot>,
+    /// Its process.
+    slot: Arc<Slot<Arc<Child>>>,
     /// It will dock itself at once.
     dock: Option<Arc<Slot<Docked>>>,
+    /// Its parent was let clone it.
+    allowed: bool,
+}
+
+/// A thread that is about to ask.
+struct Asking {
+    /// Its process.
+    child: Arc<Child>,
+    expected: Expected,
+    slot: Arc<Slot>,
 }
 
 #[derive(Default)]
 struct Tables {
     /// By host thread id.
-    threads: HashMap<u32, (Expected, Arc<Slot>)>,
+    threads: HashMap<u32, Asking>,
     /// By cookie: address spaces that are about to announce themselves.
     newborn: HashMap<u64, Newborn>,
+    /// No address space may be cloned now.
+    closed: bool,
+    /// Those who asked for it meanwhile.
+    deferred: Vec<Notification>,
+}
+
+impl Tables {
+    /// Nothing is on its way between being cloned and announcing itself.
+    fn quiet(&self) -> bool {
+        !self.newborn.values().any(|newborn| newborn.allowed)
+    }
 }
 
 /// Shared by whoever answers and the kernel's threads.
-#[derive(Default)]
 pub struct Notifier {
+    children: Arc<Children>,
     listener: OnceLock<OwnedFd>,
     tables: Mutex<Tables>,
     /// Where its thread may run: whoever makes that may have confined itself to a CPU.
@@ -135,6 +164,7 @@ struct AddDescriptor {
 const RECEIVE: libc::c_ulong = 0xc050_2100;
 const SEND: libc::c_ulong = 0xc018_2101;
 const ADD: libc::c_ulong = 0x4018_2103;
+const ID_VALID: libc::c_ulong = 0x4008_2102;
 const SET_FLAGS: libc::c_ulong = 0x4008_2104;
 /// `SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP`: the other side runs next on this CPU.
 const SYNC_WAKE_UP: u64 = 1;
@@ -146,6 +176,16 @@ const ADD_AND_SEND: u32 = 2;
 const CONTINUE: u32 = 1;
 
 impl Notifier {
+    pub fn new(children: Arc<Children>) -> Notifier {
+        Notifier {
+            children,
+            listener: OnceLock::new(),
+            tables: Mutex::default(),
+            cpus: OnceLock::new(),
+            serving: Mutex::new(false),
+        }
+    }
+
     /// Takes over the listener of a filter; answers on these CPUs.
     pub fn open(&self, listener: OwnedFd, cpus: &CpuSet) {
         let _ = self.cpus.set(*cpus);
@@ -199,32 +239,58 @@ impl Notifier {
         self.answer(fd)
     }
 
-    /// Thread `tid` is about to ask for this.
-    pub fn expect(self: &Arc<Notifier>, tid: u32, what: Expected) -> Arc<Slot> {
+    /// Thread `tid` of `child` is about to ask for this.
+    pub fn expect(self: &Arc<Notifier>, child: &Arc<Child>, tid: u32, expected: Expected) -> Arc<Slot> {
         let slot = Arc::<Slot>::default();
-        self.tables.lock().threads.insert(tid, (what, slot.clone()));
+        let asking = Asking { child: child.clone(), expected, slot: slot.clone() };
+        self.tables.lock().threads.insert(tid, asking);
         self.serve();
         slot
     }
 
-    /// Whatever `tid` was to ask for, it will not.
-    pub fn forget(&self, tid: u32) {
-        self.tables.lock().threads.remove(&tid);
+    /// Whatever thread `tid` of `child` was to ask for, it will not.
+    pub fn forget(&self, child: &Arc<Child>, tid: u32) {
+        let mut tables = self.tables.lock();
+        // The number may be another thread's by now, which is about to ask.
+        if tables.threads.get(&tid).is_some_and(|asking| Arc::ptr_eq(&asking.child, child)) {
+            tables.threads.remove(&tid);
+        }
     }
 
-    /// A new address space will announce itself with `cookie` and get these ports; its pid comes back.
-    pub fn expect_newborn(&self, cookie: u64, ports: Arc<super::ports::Ports>) -> Arc<Slot> {
-        let slot = Arc::<Slot>::default();
-        self.tables.lock().newborn.insert(cookie, Newborn { ports, slot: slot.clone(), dock: None });
+    /// A new address space will announce itself with `cookie` and get these ports; its process comes back.
+    pub fn expect_newborn(&self, cookie: u64, ports: Arc<super::ports::Ports>) -> Arc<Slot<Arc<Child>>> {
+        let slot = Arc::<Slot<_>>::default();
+        self.tables
+            .lock()
+            .newborn
+            .insert(cookie, Newborn { ports, slot: slot.clone(), dock: None, allowed: false });
         slot
     }
 
     /// As `expect_newborn`, for one that then waits for its program.
     pub fn expect_docked(&self, cookie: u64, ports: Arc<super::ports::Ports>) -> Arc<Slot<Docked>> {
         let dock = Arc::<Slot<Docked>>::default();
-        let newborn = Newborn { ports, slot: Arc::default(), dock: Some(dock.clone()) };
+        let newborn = Newborn { ports, slot: Arc::default(), dock: Some(dock.clone()), allowed: false };
         self.tables.lock().newborn.insert(cookie, newborn);
         dock
+    }
+
+    /// From now on no address space may be cloned; `false` while some are on their way, of which the children hear.
+    pub fn close_gate(&self) -> bool {
+        let mut tables = self.tables.lock();
+        tables.closed = true;
+        tables.quiet()
+    }
+
+    /// Clones are allowed again.
+    pub fn open_gate(&self) {
+        let deferred = {
+            let mut tables = self.tables.lock();
+            tables.closed = false;
+            std::mem::take(&mut tables.deferred)
+        };
+        let Some(fd) = self.listener.get().map(AsRawFd::as_raw_fd) else { return };
+        deferred.iter().for_each(|request| self.settle(fd, request));
     }
 
     /// Gives a docked worker these files, numbered from `first` on, and lets it go on; `false` if it is gone.
@@ -240,9 +306,11 @@ impl Notifier {
         given && (!files.is_empty() || respond(fd, Response { id: docked.id, value: 0, error: 0, flags: 0 }))
     }
 
-    /// It will not.
+    /// From now on it cannot announce itself any more.
     pub fn forget_newborn(&self, cookie: u64) {
-        self.tables.lock().newborn.remove(&cookie);
+        if self.tables.lock().newborn.remove(&cookie).is_some_and(|newborn| newborn.allowed) {
+            self.children.unsettled();
+        }
     }
 
     /// `false`: the last worker is gone.
@@ -257,52 +325,97 @@ impl Notifier {
                 _ => false,
             };
         }
-        if self.decide(fd, &request).is_none() {
-            log::warn!("worker thread {} asked for what nobody expects (call {})", request.pid, request.number);
+        self.settle(fd, &request);
+        true
+    }
+
+    fn settle(&self, fd: RawFd, request: &Notification) {
+        if self.decide(fd, request).is_none() {
+            log::debug!("worker thread {} asked for what nobody expects (call {})", request.pid, request.number);
+            // It waits until this is over, so that nobody else has its number.
+            self.children.punish(request.pid, || is_valid(fd, request.id));
             respond(fd, Response { id: request.id, value: 0, error: -libc::EPERM, flags: 0 });
         }
-        true
     }
 
     fn decide(&self, fd: RawFd, request: &Notification) -> Option<()> {
         let notifies = request.number == NOTIFY_CALL as i32;
         if notifies && request.args[0] != 0 {
-            let newborn = {
-                let mut tables = self.tables.lock();
-                let newborn = tables.newborn.remove(&request.args[0])?;
-                if let Some(dock) = &newborn.dock {
-                    tables.threads.insert(request.pid, (Expected::Dock(dock.clone()), Arc::default()));
-                }
-                newborn
-            };
-            // The pid first: once it has its ports, the new worker runs.
-            newborn.slot.put(request.pid as i32);
-            return give(fd, request.id, newborn.ports.file().as_raw_fd()).map(|_| ());
+            return self.announced(fd, request);
         }
-        let (expected, slot) = self.tables.lock().threads.remove(&request.pid)?;
-        let clones = |args: [u64; 5]| request.number == libc::SYS_clone as i32 && request.args[..5] == args;
+        let mut tables = self.tables.lock();
+        let asking = tables.threads.get(&request.pid)?;
+        let held = asking.child.hold()?;
+        let clones = |args: &[u64; 5]| request.number == libc::SYS_clone as i32 && request.args[..5] == *args;
+        let fits = match &asking.expected {
+            Expected::Descriptor(_) | Expected::Dock(_) => notifies,
+            Expected::CloneThread(args) | Expected::CloneWorker(args, ..) => clones(args),
+        };
+        if !fits || !held.has_thread(request.pid) {
+            return None;
+        }
+        drop(held);
+        if tables.closed && matches!(asking.expected, Expected::CloneWorker(..)) {
+            tables.deferred.push(*request);
+            return Some(());
+        }
+        let Asking { child, expected, slot } = tables.threads.remove(&request.pid)?;
         match expected {
-            Expected::Descriptor(file) if notifies => {
-                slot.put(give(fd, request.id, file.as_raw_fd())?);
-                Some(())
+            Expected::Descriptor(file) => {
+                drop(tables);
+                if let Some(number) = give(fd, request.id, file.as_raw_fd()) {
+                    slot.put(number);
+                }
             }
-            Expected::CloneThenDock(args, dock) if clones(args) => {
-                self.tables.lock().threads.insert(request.pid, (Expected::Dock(dock), slot));
+            Expected::CloneThread(_) => {
                 respond(fd, Response { id: request.id, value: 0, error: 0, flags: CONTINUE });
-                Some(())
             }
-            Expected::Clone(args) if clones(args) => {
-                respond(fd, Response { id: request.id, value: 0, error: 0, flags: CONTINUE });
-                slot.put(0);
-                Some(())
+            Expected::CloneWorker(_, cookie, dock) => {
+                if let Some(dock) = dock {
+                    let asking = Asking { child, expected: Expected::Dock(dock), slot };
+                    tables.threads.insert(request.pid, asking);
+                }
+                let going = respond(fd, Response { id: request.id, value: 0, error: 0, flags: CONTINUE });
+                if let Some(newborn) = tables.newborn.get_mut(&cookie) {
+                    newborn.allowed = going;
+                }
             }
-            Expected::Dock(dock) if notifies => {
-                dock.put(Docked { pid: request.pid as i32, id: request.id });
-                Some(())
-            }
-            _ => None,
+            Expected::Dock(dock) => dock.put(Docked { child, id: request.id }),
         }
+        Some(())
     }
+
+    /// An address space announces itself: the leader of a process that is a child of this one and not known so far.
+    fn announced(&self, fd: RawFd, request: &Notification) -> Option<()> {
+        let cookie = request.args[0];
+        let mut tables = self.tables.lock();
+        tables.newborn.get(&cookie)?;
+        let child = Arc::new(Child::prove(request.pid as i32).ok()?);
+        if !is_valid(fd, request.id) {
+            // It has ended; whoever has its number now did not ask.
+            return Some(());
+        }
+        self.children.announce(&child)?;
+        let newborn = tables.newborn.remove(&cookie)?;
+        if let Some(dock) = newborn.dock {
+            let asking = Asking { child: child.clone(), expected: Expected::Dock(dock), slot: Arc::default() };
+            tables.threads.insert(request.pid, asking);
+        }
+        if tables.closed && tables.quiet() {
+            self.children.ring();
+        }
+        drop(tables);
+        // Once it has its ports, the new worker runs.
+        newborn.slot.put(child);
+        let _ = give(fd, request.id, newborn.ports.file().as_raw_fd());
+        Some(())
+    }
+}
+
+/// The thread that asked still waits for the answer.
+fn is_valid(fd: RawFd, id: u64) -> bool {
+    // SAFETY: the host reads one number.
+    unsafe { libc::ioctl(fd, ID_VALID, &raw const id) == 0 }
 }
 
 /// There is a notification, or no process any more that could send one. Waits for it so many milliseconds.

@@ -106,6 +106,8 @@ pub struct Pace {
     guest_spin: u32,
     /// Time stamp of the present request, while the guest may spin less than it could.
     arrived: u64,
+    /// How often to look before giving the next request up; without it there is no end.
+    looks: Option<u32>,
 }
 
 thread_local! {
@@ -134,6 +136,7 @@ impl Pace {
             begins: false,
             guest_spin: GUEST_SPIN,
             arrived: 0,
+            looks: None,
         }
     }
 
@@ -197,6 +200,15 @@ impl Pace {
             self.moved = Some(now);
             self.bind(Bound::Apart(cpu));
         }
+    }
+
+    /// As `wait`, for a request that is due. Ten looks, a second apart, are counted instead of the time, in which this
+    /// process may have been stopped.
+    pub fn wait_soon(&mut self, port: &Port, gone: impl Fn() -> bool) -> u32 {
+        self.looks = Some(10);
+        let state = self.wait(port, gone);
+        self.looks = None;
+        state
     }
 
     /// Waits until the state is `POSTED` or anything else than a reply, or `gone` says so. The state it saw last.
@@ -366,8 +378,17 @@ impl Pace {
             if state & TURN != REPLIED || gone() {
                 break state;
             }
-            // SAFETY: the word is mapped as long as the port is borrowed.
-            unsafe { libc::syscall(libc::SYS_futex, port.state().as_ptr(), libc::FUTEX_WAIT, state, 0, 0, 0) };
+            let second = libc::timespec { tv_sec: 1, tv_nsec: 0 };
+            let limit = match &mut self.looks {
+                Some(0) => break state,
+                Some(looks) => {
+                    *looks -= 1;
+                    &raw const second
+                }
+                None => std::ptr::null(),
+            };
+            // SAFETY: the word is mapped as long as the port is borrowed; the time lives until the call returns.
+            unsafe { libc::syscall(libc::SYS_futex, port.state().as_ptr(), libc::FUTEX_WAIT, state, limit, 0, 0) };
         };
         port.atomic(word::KERNEL_SLEEPS).store(0, Ordering::SeqCst);
         if !self.hot {

@@ -8,6 +8,8 @@ use std::io::{IoSlice, IoSliceMut};
 
 use coracle_abi::{PAGE_SIZE, page_floor};
 
+use super::child::Held;
+
 /// Most ranges of one host call (`UIO_MAXIOV`).
 const RANGES: usize = 1024;
 /// A piece no longer than this may be copied twice, and so many bytes between two pieces may be copied in vain: either is
@@ -15,11 +17,11 @@ const RANGES: usize = 1024;
 const SMALL: usize = 1024;
 
 /// Reads pieces in order, up to the first bad page; `clip` says how much of a range may be touched at all.
-pub fn read(pid: i32, pieces: &mut [(u64, &mut [u8])], clip: impl Fn(u64, usize) -> usize) -> usize {
+pub fn read(process: &Held<'_>, pieces: &mut [(u64, &mut [u8])], clip: impl Fn(u64, usize) -> usize) -> usize {
     let mut done = 0;
     for list in pieces.chunks_mut(RANGES) {
         let want: usize = list.iter().map(|(_, into)| into.len()).sum();
-        let count = read_list(pid, list, &clip);
+        let count = read_list(process, list, &clip);
         done += count;
         if count < want {
             break;
@@ -28,7 +30,7 @@ pub fn read(pid: i32, pieces: &mut [(u64, &mut [u8])], clip: impl Fn(u64, usize)
     done
 }
 
-fn read_list(pid: i32, list: &mut [(u64, &mut [u8])], clip: &impl Fn(u64, usize) -> usize) -> usize {
+fn read_list(process: &Held<'_>, list: &mut [(u64, &mut [u8])], clip: &impl Fn(u64, usize) -> usize) -> usize {
     let runs = runs(list.iter().map(|(address, into)| (*address, into.len())));
     let between: usize = runs.iter().filter(|run| run.pieces > 1).map(|run| run.len).sum();
     let mut buffer = vec![0; between];
@@ -55,7 +57,7 @@ fn read_list(pid: i32, list: &mut [(u64, &mut [u8])], clip: &impl Fn(u64, usize)
         // remote side.
         unsafe {
             let (count, from) = (local.len() as u64, remote.len() as u64);
-            libc::process_vm_readv(pid, local.as_ptr().cast(), count, remote.as_ptr(), from, 0)
+            libc::process_vm_readv(process.number(), local.as_ptr().cast(), count, remote.as_ptr(), from, 0)
         }
     });
     drop(local);
@@ -93,7 +95,7 @@ fn hand_out(runs: &[Run], list: &mut [(u64, &mut [u8])], buffer: &[u8], mut got:
 }
 
 /// Writes pieces in order, up to the first bad page, obeying protections; `clip` as above.
-pub fn write(pid: i32, pieces: &[(u64, &[u8])], clip: impl Fn(u64, usize) -> usize) -> usize {
+pub fn write(process: &Held<'_>, pieces: &[(u64, &[u8])], clip: impl Fn(u64, usize) -> usize) -> usize {
     let mut done = 0;
     for list in pieces.chunks(RANGES) {
         let whole: usize = list.iter().map(|(_, from)| from.len()).sum();
@@ -117,7 +119,7 @@ pub fn write(pid: i32, pieces: &[(u64, &[u8])], clip: impl Fn(u64, usize) -> usi
             // SAFETY: as above; the local side is read only.
             unsafe {
                 let (from, count) = (local.len() as u64, remote.len() as u64);
-                libc::process_vm_writev(pid, local.as_ptr().cast(), from, remote.as_ptr(), count, 0)
+                libc::process_vm_writev(process.number(), local.as_ptr().cast(), from, remote.as_ptr(), count, 0)
             }
         });
         done += count;
@@ -191,6 +193,7 @@ fn counted(want: usize, call: impl FnOnce() -> isize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::child::Child;
     use super::*;
 
     const PAGES: usize = 8;
@@ -244,7 +247,8 @@ mod tests {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 33) % below.max(1)
         };
-        let pid = std::process::id() as i32;
+        let myself = Child::myself();
+        let own = myself.hold().unwrap();
         for _ in 0..3000 {
             let bad = random(1 << PAGES) & random(1 << PAGES) & random(1 << PAGES);
             let start = pages(bad);
@@ -257,7 +261,7 @@ mod tests {
             for (address, len) in &list {
                 let room = &mut one_by_one[expected..expected + len];
                 let inside = clip(*address, *len);
-                let count = super::super::memory::read(pid, *address, &mut room[..inside]);
+                let count = super::super::memory::read(&own, *address, &mut room[..inside]);
                 expected += count;
                 if count < *len {
                     break;
@@ -271,7 +275,7 @@ mod tests {
                 places.push((*address, place));
                 rest = more;
             }
-            assert_eq!(read(pid, &mut places, clip), expected, "{list:x?}, bad {bad:b}");
+            assert_eq!(read(&own, &mut places, clip), expected, "{list:x?}, bad {bad:b}");
             assert_eq!(at_once[..expected], one_by_one[..expected], "{list:x?}, bad {bad:b}");
 
             let bytes: Vec<u8> = (0..total).map(|_| random(256) as u8).collect();
@@ -287,11 +291,11 @@ mod tests {
                     from = more;
                 }
                 if gathered {
-                    done = write(pid, &pieces, clip);
+                    done = write(&own, &pieces, clip);
                 } else {
                     for (address, part) in &pieces {
                         let inside = clip(*address, part.len());
-                        let count = super::super::memory::write(pid, *address, &part[..inside]);
+                        let count = super::super::memory::write(&own, *address, &part[..inside]);
                         done += count;
                         if count < part.len() {
                             break;
@@ -300,7 +304,7 @@ mod tests {
                 }
                 let mut after = vec![0; PAGES * PAGE_SIZE as usize];
                 for (page, place) in after.chunks_mut(PAGE_SIZE as usize).enumerate() {
-                    super::super::memory::read(pid, memory + page as u64 * PAGE_SIZE, place);
+                    super::super::memory::read(&own, memory + page as u64 * PAGE_SIZE, place);
                 }
                 copies.push((done, after));
                 unmap(memory);
@@ -313,13 +317,14 @@ mod tests {
     /// More than the host takes at once.
     #[test]
     fn longer_than_a_list() {
-        let (start, pid) = (pages(0), std::process::id() as i32);
+        let (start, myself) = (pages(0), Child::myself());
+        let own = myself.hold().unwrap();
         let mut bytes = vec![0; 5000 * 3];
         let mut pieces: Vec<_> =
             bytes.chunks_mut(3).zip(0..).map(|(part, at)| (start + at * 7 % 32000, part)).collect();
-        assert_eq!(read(pid, &mut pieces, |_, len| len), 15000);
+        assert_eq!(read(&own, &mut pieces, |_, len| len), 15000);
         let given: Vec<_> = pieces.iter().map(|(address, part)| (*address, &**part)).collect();
-        assert_eq!(write(pid, &given, |_, len| len), 15000);
+        assert_eq!(write(&own, &given, |_, len| len), 15000);
         let expected: Vec<u8> = (0..5000)
             .flat_map(|at| (at * 7 % 32000..).take(3))
             .map(|index: usize| (index * 31 + index / 251) as u8)

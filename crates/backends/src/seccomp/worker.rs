@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use coracle_abi::PAGE_SIZE;
 use coracle_abi::port::{PORT_COUNT, SHIM_ALIGN, VDSO_SIZE, VVAR_BELOW, word};
-use coracle_platform::{Death, Layout, MapMemory, Mapping, Space, Special, Touched, Usage, Vdso};
+use coracle_platform::{Death, Gone, Layout, MapMemory, Mapping, Space, Special, Touched, Usage, Vdso};
 use parking_lot::Mutex;
 use rustix::fs::OFlags;
 
+use super::child::{Child, Held};
 use super::frame::Place;
 use super::memory;
 use super::pieces;
@@ -32,7 +33,7 @@ const USER_END: u64 = 0x7fff_ffff_f000;
 
 /// One worker.
 pub struct Worker {
-    pub pid: i32,
+    child: Arc<Child>,
     pub base: u64,
     pub ports: Arc<Ports>,
     dead: AtomicBool,
@@ -41,6 +42,10 @@ pub struct Worker {
     ports_in_use: Mutex<Vec<bool>>,
     /// Guest threads alive.
     pub threads: AtomicU32,
+    /// Host threads that it may have: made as ordered, and not ordered to end.
+    pub host_threads: AtomicU32,
+    /// `/proc/PID/task`, once it was needed.
+    tasks: OnceLock<Option<File>>,
     parked: Mutex<Vec<Parked>>,
     /// A thread was given CPUs of its own: threads are not all alike to the host any more.
     pub own_affinity: AtomicBool,
@@ -77,12 +82,18 @@ pub struct Files {
 }
 
 impl Worker {
-    /// A worker whose process has this pid. Port 0 or `first_port` is in use.
-    pub fn new(pid: i32, base: u64, ports: Arc<Ports>, first_port: usize, vvar: Arc<Vvar>) -> Arc<Worker> {
+    /// A worker that is this process. Port 0 or `first_port` is in use.
+    pub fn new(
+        child: Arc<Child>,
+        base: u64,
+        ports: Arc<Ports>,
+        first_port: usize,
+        vvar: Arc<Vvar>,
+    ) -> Arc<Worker> {
         let mut in_use = vec![false; PORT_COUNT as usize];
         in_use[first_port] = true;
         Arc::new(Worker {
-            pid,
+            child,
             base,
             ports,
             dead: AtomicBool::new(false),
@@ -90,6 +101,8 @@ impl Worker {
             killed: AtomicBool::new(false),
             ports_in_use: Mutex::new(in_use),
             threads: AtomicU32::new(1),
+            host_threads: AtomicU32::new(1),
+            tasks: OnceLock::new(),
             parked: Mutex::default(),
             own_affinity: AtomicBool::new(false),
             files: Mutex::default(),
@@ -99,6 +112,21 @@ impl Worker {
             memory: OnceLock::new(),
             reading: OnceLock::new(),
         })
+    }
+
+    /// Its process.
+    pub fn child(&self) -> &Arc<Child> {
+        &self.child
+    }
+
+    /// The number of its process, for a call that knows numbers only; `None` once it is no more.
+    pub fn hold(&self) -> Option<Held<'_>> {
+        if self.is_dead() { None } else { self.child.hold() }
+    }
+
+    /// The number of its first thread, which stays as long as it does.
+    pub fn leader(&self) -> u32 {
+        self.child.number() as u32
     }
 
     /// A free port. One whose last host thread has not ended yet is not free.
@@ -156,19 +184,32 @@ impl Worker {
         }
     }
 
-    /// It broke the protocol.
-    pub fn lied(&self, how: &'static str) {
-        log::warn!("worker {} {how}; it is ended", self.pid);
-        self.death.lock().get_or_insert(Death::Lied(how));
-        self.kill();
+    /// Makes sure that it has no more host threads than were ordered: it may say that a clone failed which did not, or
+    /// not end when it is told to. Those that are just ending are waited for.
+    pub fn count_threads(&self) -> Result<(), Gone> {
+        const LOOKS: u32 = 1000;
+        for _ in 0..LOOKS {
+            let open = || host_proc::open(&self.hold()?, "task", OFlags::PATH | OFlags::DIRECTORY);
+            let tasks = self.tasks.get_or_init(open).as_ref().ok_or(Gone)?;
+            // Each is a link to the directory (proc_task_getattr() in fs/proc/base.c).
+            let links = rustix::fs::fstat(tasks).map_err(|_| Gone)?.st_nlink;
+            if links <= 2 + u64::from(self.host_threads.load(Ordering::SeqCst)) {
+                return Ok(());
+            }
+            if self.is_dead() {
+                return Err(Gone);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.lied("has more threads than it was let make");
+        Err(Gone)
     }
 
-    /// Sends `signal` to the whole worker; a worker that was reaped already is left alone.
-    fn signal(&self, signal: i32) {
-        if !self.dead.load(Ordering::SeqCst) {
-            // SAFETY: a plain system call. The pid is ours until the reaper has seen it, and then `dead` is set.
-            unsafe { libc::kill(self.pid, signal) };
-        }
+    /// It broke the protocol.
+    pub fn lied(&self, how: &'static str) {
+        log::warn!("worker {} {how}; it is ended", self.child.number());
+        self.death.lock().get_or_insert(Death::Lied(how));
+        self.kill();
     }
 
     fn reading(&self) -> &(Option<File>, Option<File>) {
@@ -176,10 +217,7 @@ impl Worker {
     }
 
     fn proc(&self, name: &str) -> Option<File> {
-        if self.is_dead() {
-            return None;
-        }
-        host_proc::open(self.pid, name, OFlags::RDONLY)
+        host_proc::open(&self.hold()?, name, OFlags::RDONLY)
     }
 
     fn proc_text(&self, name: &str) -> String {
@@ -194,31 +232,30 @@ impl Worker {
 
 impl Space for Worker {
     fn read(&self, address: u64, into: &mut [u8]) -> usize {
-        match self.clip(address, into.len()) {
-            0 => 0,
-            len => memory::read(self.pid, address, &mut into[..len]),
-        }
+        let (Some(held), len) = (self.hold(), self.clip(address, into.len())) else { return 0 };
+        memory::read(&held, address, &mut into[..len])
     }
 
     fn write(&self, address: u64, from: &[u8]) -> usize {
-        match self.clip(address, from.len()) {
-            0 => 0,
-            len => memory::write(self.pid, address, &from[..len]),
-        }
+        let (Some(held), len) = (self.hold(), self.clip(address, from.len())) else { return 0 };
+        memory::write(&held, address, &from[..len])
     }
 
     fn read_pieces(&self, pieces: &mut [(u64, &mut [u8])]) -> usize {
-        pieces::read(self.pid, pieces, |address, len| self.clip(address, len))
+        let Some(held) = self.hold() else { return 0 };
+        pieces::read(&held, pieces, |address, len| self.clip(address, len))
     }
 
     fn write_pieces(&self, pieces: &[(u64, &[u8])]) -> usize {
-        pieces::write(self.pid, pieces, |address, len| self.clip(address, len))
+        let Some(held) = self.hold() else { return 0 };
+        pieces::write(&held, pieces, |address, len| self.clip(address, len))
     }
 
     fn poke(&self, address: u64, from: &[u8]) -> usize {
         let len = self.clip(address, from.len());
         // It keeps no memory of a worker that has ended.
-        let file = self.memory.get_or_init(|| host_proc::open(self.pid, "mem", OFlags::WRONLY)).as_ref();
+        let open = || host_proc::open(&self.hold()?, "mem", OFlags::WRONLY);
+        let file = self.memory.get_or_init(open).as_ref();
         file.and_then(|file| file.write_at(&from[..len], address).ok()).unwrap_or(0)
     }
 
@@ -303,7 +340,7 @@ impl Space for Worker {
 
     fn kill(&self) {
         self.killed.store(true, Ordering::SeqCst);
-        self.signal(libc::SIGKILL);
+        self.child.kill();
     }
 }
 
@@ -340,19 +377,15 @@ impl Worker {
         parse_maps(lines, self.base - VVAR_BELOW, |dev, ino| self.vvar.special(dev, ino))
     }
 
-    /// How much of a range lies below the shim: nothing above is the guest's. Nothing at all of a worker that is no more:
-    /// its pid may be another process's by now.
+    /// How much of a range lies below the shim: nothing above is the guest's.
     fn clip(&self, address: u64, len: usize) -> usize {
-        if self.is_dead() {
-            return 0;
-        }
         usize::try_from(self.base.saturating_sub(address)).unwrap_or(usize::MAX).min(len)
     }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.signal(libc::SIGKILL);
+        self.child.kill();
     }
 }
 

@@ -4,6 +4,7 @@
 //! On the way to the first program nobody is woken who could have been awake: the thread that needs the first worker has
 //! executed it, looks after it between its own steps (`attend`), and answers its notifications until it is docked.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use coracle_abi::port::word;
 use coracle_platform::{Death, ForkError, Gone, PlatformError, VvarMemory, Waiting, startup};
 use parking_lot::Mutex;
 
+use super::child::Child;
 use super::notify::{Docked, Expected, Notifier, Slot};
 use super::ports::Ports;
 use super::thread::{BIRTH, NEW_WORKER_ARGS, SeccompThread, lay_down_clone, prepare_space};
@@ -25,11 +27,12 @@ pub struct Started {
     vvar: Arc<VvarMemory>,
     first: Mutex<Option<First>>,
     zygote: Mutex<Zygote>,
-    /// The process group of all workers.
-    group: i32,
     /// Why the first worker, once executed, never came to be.
     failure: Arc<Mutex<Option<PlatformError>>>,
 }
+
+/// How long processes that were killed may take to be gone.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is done with the pid of the first worker before it runs on; all others descend from it.
 pub type Born = Box<dyn FnOnce(i32)>;
@@ -46,32 +49,37 @@ pub fn start(waiting: Arc<Waiting>, born: Option<Born>) -> Result<Started, Platf
     let no_ports = host("cannot make ports");
     let memory = VvarMemory::new().map_err(&no_data)?;
     let base = launch::choose_base();
-    let shared = Arc::new(Shared::new(waiting, base));
+    let shared = Arc::new(Shared::new(waiting, base, &memory).map_err(host("cannot watch workers"))?);
     let ports = Ports::new().map_err(&no_ports)?;
     prepare_space(&ports, base, &shared, true);
     launch::put_filter(&ports.port(0), base);
-    let birth = Birth::<i32>::new(&shared, base).map_err(&no_ports)?;
+    let birth = Birth::<Arc<Child>>::new(&shared, base).map_err(&no_ports)?;
     lay_down_clone(&ports.port(0), birth.cookie);
     let program = launch::program(base).map_err(host("cannot make the first worker's program"))?;
     let vvar = Arc::new(Vvar::new(memory.clone(), base, &program).map_err(&no_data)?);
     startup::step("filter and first worker's program built");
 
-    let pid = launch::execute(&program, &ports, &vvar).map_err(host("cannot start the first worker"))?;
+    let no_worker = host("cannot start the first worker");
+    let (child, socket) = launch::execute(&program, &ports, &vvar).map_err(&no_worker)?;
+    let child = Arc::new(child);
     drop(program);
     startup::step("first worker executed");
     // It cannot clone itself before somebody answers it.
     if let Some(born) = born {
-        born(pid);
+        born(child.number());
     }
 
-    let worker = Worker::new(pid, base, ports, 0, vvar.clone());
-    shared.reaper.adopt(&worker);
+    shared.children.found(&child);
+    shared.children.announce(&child).ok_or_else(|| no_worker(std::io::ErrorKind::Other.into()))?;
+    let worker = Worker::new(child.clone(), base, ports, 0, vvar.clone());
+    shared.children.adopt(&worker);
     let dock = Arc::<Slot<Docked>>::default();
-    shared.notifier.expect(pid as u32, Expected::CloneThenDock(NEW_WORKER_ARGS, dock.clone()));
+    let expected = Expected::CloneWorker(NEW_WORKER_ARGS, birth.cookie, Some(dock.clone()));
+    shared.notifier.expect(&child, child.number() as u32, expected);
     let zygote = Zygote { base, vvar, birth, notifier: shared.notifier.clone(), thread: None, coming: None };
     let failure = Arc::<Mutex<Option<PlatformError>>>::default();
-    let first = Mutex::new(Some(First { worker, dock, failure: failure.clone() }));
-    Ok(Started { shared, vvar: memory, first, zygote: Mutex::new(zygote), group: pid, failure })
+    let first = Mutex::new(Some(First { worker, socket, dock, failure: failure.clone() }));
+    Ok(Started { shared, vvar: memory, first, zygote: Mutex::new(zygote), failure })
 }
 
 impl Started {
@@ -92,7 +100,12 @@ impl Started {
 
     /// Starts the thread that learns of the death of workers, if there is none yet.
     pub fn reap(&self) -> Result<(), PlatformError> {
-        self.shared.reaper.start(self.group).map_err(host("cannot start a thread"))
+        self.shared.reap().map_err(host("cannot start a thread"))
+    }
+
+    /// Kills every process of the sandbox, and waits until none is left.
+    pub fn end(&self) {
+        self.shared.children.close(PATIENCE);
     }
 
     /// A fresh worker. The first is there by itself, or on its way; all others are cloned from the zygote.
@@ -133,6 +146,8 @@ impl Dock {
 /// The first worker on its way to its dock.
 pub struct First {
     worker: Arc<Worker>,
+    /// Where the listener of the filter comes from.
+    socket: OwnedFd,
     dock: Arc<Slot<Docked>>,
     failure: Arc<Mutex<Option<PlatformError>>>,
 }
@@ -141,17 +156,27 @@ impl First {
     /// Answers it if it waits for that; `true` once it is confined.
     fn attend(&self, shared: &Shared) -> bool {
         let notifier = &shared.notifier;
-        if !notifier.is_open() && launch::is_confined(&self.worker) {
-            match launch::listener(&self.worker, &shared.waiting) {
-                Ok(listener) => notifier.open(listener, shared.waiting.allowed()),
-                // Whoever needs the worker meets the same, and reports.
-                Err(_) => return false,
-            }
+        // Should it not open, whoever needs the worker meets the same, and reports.
+        if !notifier.is_open() && (!launch::is_confined(&self.worker) || self.open(shared).is_err()) {
+            return false;
         }
         if self.dock.get().is_none() {
             notifier.answer_waiting();
         }
-        notifier.is_open()
+        true
+    }
+
+    /// Takes the listener over, and learns who guards the sandbox.
+    fn open(&self, shared: &Shared) -> Result<(), PlatformError> {
+        let listener = launch::listener(&self.worker, &self.socket, &shared.waiting)?;
+        // No guest has run yet: the port says the truth.
+        let unguarded = host("cannot start the process that guards the sandbox");
+        let guardian = Errno::check(self.worker.ports.port(0).get64(word::GUARDIAN))
+            .map_err(|errno| unguarded(std::io::Error::from_raw_os_error(errno.raw())))?;
+        let guardian = Child::prove(guardian as i32).map_err(|error| unguarded(error.into()))?;
+        shared.children.guarded_by(Arc::new(guardian)).map_err(unguarded)?;
+        shared.notifier.open(listener, shared.waiting.allowed());
+        Ok(())
     }
 
     /// Answers it until it is docked.
@@ -159,10 +184,10 @@ impl First {
         let notifier = &shared.notifier;
         if self.dock.get().is_none() {
             // Should it die on the way.
-            shared.reaper.start(self.worker.pid).map_err(host("cannot start a thread"))?;
+            shared.reap().map_err(host("cannot start a thread"))?;
         }
         if !notifier.is_open() {
-            notifier.open(launch::listener(&self.worker, &shared.waiting)?, shared.waiting.allowed());
+            self.open(shared)?;
         }
         startup::step("first worker confined");
         let until = Instant::now() + BIRTH;
@@ -193,9 +218,9 @@ struct Birth<T> {
     slot: Arc<Slot<T>>,
 }
 
-impl Birth<i32> {
+impl Birth<Arc<Child>> {
     /// One that will be ready for orders.
-    fn new(shared: &Shared, base: u64) -> std::io::Result<Birth<i32>> {
+    fn new(shared: &Shared, base: u64) -> std::io::Result<Self> {
         let (ports, cookie) = (Ports::new()?, shared.cookie());
         prepare_space(&ports, base, shared, false);
         let slot = shared.notifier.expect_newborn(cookie, ports.clone());
@@ -217,7 +242,7 @@ impl Birth<Docked> {
 pub struct Zygote {
     base: u64,
     vvar: Arc<Vvar>,
-    birth: Birth<i32>,
+    birth: Birth<Arc<Child>>,
     notifier: Arc<Notifier>,
     /// Once it was needed.
     thread: Option<SeccompThread>,
@@ -229,10 +254,11 @@ impl Zygote {
     fn thread(&mut self, shared: &Arc<Shared>) -> Result<&mut SeccompThread, ForkError> {
         if self.thread.is_none() {
             self.notifier.serve();
-            let pid = self.birth.slot.wait(BIRTH).ok_or(ForkError::Gone)?;
-            let worker = Worker::new(pid, self.base, self.birth.ports.clone(), 0, self.vvar.clone());
-            shared.reaper.adopt(&worker);
-            self.thread = Some(SeccompThread::new(shared.clone(), worker, 0, pid as u32));
+            let child = self.birth.slot.wait(BIRTH).ok_or(ForkError::Gone)?;
+            let tid = child.number() as u32;
+            let worker = Worker::new(child, self.base, self.birth.ports.clone(), 0, self.vvar.clone());
+            shared.children.adopt(&worker);
+            self.thread = Some(SeccompThread::new(shared.clone(), worker, 0, tid));
         }
         self.thread.as_mut().ok_or(ForkError::Gone)
     }
@@ -259,9 +285,8 @@ impl Zygote {
         let docked = arrival(&coming.slot, thread.worker(), || thread.clone_refused());
         shared.notifier.forget_newborn(coming.cookie);
         let docked = docked?;
-        // Dying between its birth and here would go unnoticed: the reaper keeps what it does not know.
-        let worker = Worker::new(docked.pid(), self.base, coming.ports, 0, self.vvar.clone());
-        shared.reaper.adopt(&worker);
+        let worker = Worker::new(docked.child().clone(), self.base, coming.ports, 0, self.vvar.clone());
+        shared.children.adopt(&worker);
         Ok((worker, docked))
     }
 }
@@ -286,19 +311,8 @@ fn arrival(
     }
 }
 
-impl Drop for Zygote {
+impl Drop for Started {
     fn drop(&mut self) {
-        // Nobody has let the first worker clone itself.
-        if !self.notifier.is_open() {
-            return;
-        }
-        const SOON: Duration = Duration::from_millis(50);
-        let coming = self.coming.as_ref().and_then(|coming| coming.slot.wait(SOON)).map(|docked| docked.pid());
-        self.notifier.serve();
-        let unused = if self.thread.is_none() { self.birth.slot.wait(SOON) } else { None };
-        for pid in coming.into_iter().chain(unused) {
-            // SAFETY: a plain system call. Nobody else knows this child, and its reaper reaps it after its death.
-            unsafe { libc::kill(pid, libc::SIGKILL) };
-        }
+        self.end();
     }
 }

@@ -76,6 +76,7 @@ pub fn run(
             SeccompPlatform::start_with(waiting, group.clone().map(born))?
         }
     });
+    let platform = seccomp.clone();
     startup::step("platform on its way");
     let mut attendant = Attendant::new(seccomp.clone(), place);
     let mut view = view::build(config)?;
@@ -149,9 +150,9 @@ pub fn run(
         print_stats(&world);
     }
     view.upper.report(config)?;
+    platform.end();
     startup::step("all is over");
-    // This process has nothing left to do but to end. That takes all the rest with it, at once: memory, descriptors,
-    // and the last workers, which die with the thread that has made them (PR_SET_PDEATHSIG).
+    // This process has nothing left to do but to end. That takes all the rest with it, at once: memory and descriptors.
     std::mem::forget((world, live));
     Ok(outcome(end, &ended, usage, start))
 }

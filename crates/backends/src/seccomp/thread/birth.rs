@@ -59,6 +59,7 @@ impl SeccompThread {
 
     /// A new host thread.
     fn clone_thread(&mut self) -> Result<SeccompThread, ForkError> {
+        self.worker.count_threads()?;
         let index = self.worker.take_port().ok_or(ForkError::Refused(Errno::EAGAIN))?;
         let port = self.worker.ports.port(index);
         let address = port_address(&self.worker, index);
@@ -72,16 +73,19 @@ impl SeccompThread {
             | libc::CLONE_CHILD_SETTID
             | libc::CLONE_CHILD_CLEARTID;
         let tid_word = address + word::HOST_TID as u64;
-        let tid = match Errno::check(self.clone_host(flags as u64, address + PORT_SIZE - 64, tid_word, 0)?) {
+        let args = [flags as u64, address + PORT_SIZE - 64, 0, tid_word, 0];
+        self.worker.host_threads.fetch_add(1, Ordering::SeqCst);
+        let result = self.clone_host(args, Expected::CloneThread(args), 0)?;
+        let tid = match Errno::check(result) {
             Ok(tid) => tid as u32,
             Err(errno) => {
+                self.worker.host_threads.fetch_sub(1, Ordering::SeqCst);
                 self.worker.give_port(index);
                 return Err(ForkError::Refused(errno));
             }
         };
         // The number went through memory that the guest can write: it must at least be one of its own threads.
-        // SAFETY: signal 0 only checks.
-        if unsafe { libc::syscall(libc::SYS_tgkill, self.worker.pid, tid, 0) } != 0 {
+        if !self.worker.hold().is_some_and(|held| held.has_thread(tid)) {
             self.worker.give_port(index);
             self.worker.lied("named a thread that is not its own");
             return Err(ForkError::Gone);
@@ -95,7 +99,7 @@ impl SeccompThread {
         let worker = self.clone_worker(ports)?;
         *worker.files.lock() = self.worker.files.lock().clone();
         *worker.sites.lock() = self.worker.sites.lock().clone();
-        let mut child = SeccompThread::new(self.shared.clone(), worker.clone(), self.index, worker.pid as u32);
+        let mut child = SeccompThread::new(self.shared.clone(), worker.clone(), self.index, worker.leader());
         self.load_regs();
         child.regs = self.regs.clone();
         edit(&mut child.regs);
@@ -109,21 +113,21 @@ impl SeccompThread {
         prepare_port(&port, port_address(&self.worker, self.index), base, &self.shared, true);
         let cookie = self.shared.cookie();
         let slot = self.shared.notifier.expect_newborn(cookie, ports.clone());
-        // Dying between here and the reaper's list would go unnoticed: the reaper keeps what it does not know.
-        let result = self.clone_host(NEW_WORKER, 0, 0, cookie);
-        let pid = match result.map(Errno::check) {
-            Ok(Ok(_)) => slot.wait(BIRTH),
-            Ok(Err(errno)) => {
-                self.shared.notifier.forget_newborn(cookie);
-                return Err(ForkError::Refused(errno));
-            }
-            Err(Gone) => slot.get(),
-        };
+        let result =
+            self.clone_host(NEW_WORKER_ARGS, Expected::CloneWorker(NEW_WORKER_ARGS, cookie, None), cookie);
+        let refused = result.map(Errno::check).map(Result::err);
+        if let Ok(None) = refused {
+            slot.wait(BIRTH);
+        }
+        // What has not announced itself by now never does.
         self.shared.notifier.forget_newborn(cookie);
-        let Some(pid) = pid else { return Err(ForkError::Gone) };
-        let worker = Worker::new(pid, base, ports, self.index, self.worker.vvar.clone());
+        let child = slot.get().ok_or(match refused {
+            Ok(Some(errno)) => ForkError::Refused(errno),
+            _ => ForkError::Gone,
+        })?;
+        let worker = Worker::new(child, base, ports, self.index, self.worker.vvar.clone());
         worker.vdso.store(self.worker.vdso.load(Ordering::Relaxed), Ordering::Relaxed);
-        self.shared.reaper.adopt(&worker);
+        self.shared.children.adopt(&worker);
         Ok(worker)
     }
 
@@ -134,7 +138,8 @@ impl SeccompThread {
             _ => return self.lied("did not carry out an order"),
         }
         lay_down_clone(&self.port, cookie);
-        self.shared.notifier.expect(self.control.tid(), Expected::Clone(NEW_WORKER_ARGS));
+        let expected = Expected::CloneWorker(NEW_WORKER_ARGS, cookie, None);
+        self.shared.notifier.expect(self.worker.child(), self.control.tid(), expected);
         self.reply(action::CLONE);
         Ok(())
     }
@@ -145,14 +150,15 @@ impl SeccompThread {
         Errno::check(self.port.get64(word::RESULT)).err().filter(|_| done)
     }
 
-    /// Clones as ordered; `result` is the host's.
-    fn clone_host(&mut self, flags: u64, stack: u64, child_tid: u64, cookie: u64) -> Result<u64, Gone> {
-        self.put_order(libc::SYS_clone as u64, [flags, stack, 0, child_tid, 0, 0]);
+    /// Has the guest's thread clone as `expected` of it; what comes back is its word.
+    fn clone_host(&mut self, args: [u64; 5], expected: Expected, cookie: u64) -> Result<u64, Gone> {
+        let [flags, stack, parent_tid, child_tid, tls] = args;
+        self.put_order(libc::SYS_clone as u64, [flags, stack, parent_tid, child_tid, tls, 0]);
         self.port.set64(word::COOKIE, cookie);
         let tid = self.control.tid();
-        self.shared.notifier.expect(tid, Expected::Clone([flags, stack, 0, child_tid, 0]));
-        let result = self.order(action::CLONE);
-        self.shared.notifier.forget(tid);
+        self.shared.notifier.expect(self.worker.child(), tid, expected);
+        let result = self.order_soon(action::CLONE);
+        self.shared.notifier.forget(self.worker.child(), tid);
         result
     }
 
@@ -176,7 +182,7 @@ impl SeccompThread {
             return;
         }
         // The leader's host thread stays, asleep: without it the host would refuse to look into the worker.
-        if self.control.tid() == self.worker.pid as u32 {
+        if self.control.tid() == self.worker.leader() {
             return;
         }
         if self.freeze_for_order().is_ok() {
@@ -186,6 +192,7 @@ impl SeccompThread {
             {
                 return;
             }
+            self.worker.host_threads.fetch_sub(1, Ordering::SeqCst);
             self.reply(action::EXIT);
             self.worker.give_port(self.index);
         }

@@ -2,7 +2,7 @@
 
 use std::io::Read;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::time::Duration;
 
 use coracle_abi::Errno;
@@ -13,6 +13,7 @@ use coracle_platform::{Answers, Identity, LaneCounts, ThreadControl};
 use parking_lot::Mutex;
 use rustix::fs::OFlags;
 
+use super::super::cpus::{CpuBits, CpuSets};
 use super::super::ports::{Port, wake_word};
 use super::super::table;
 use super::super::worker::Worker;
@@ -32,12 +33,26 @@ pub struct Control {
     seen: AtomicU64,
     /// The port is still this guest thread's.
     live: Mutex<bool>,
+    /// CPUs that the thread is to confine itself to before it goes on.
+    cpus: Mutex<Option<CpuBits>>,
+    /// There are some.
+    moves: AtomicBool,
 }
 
 impl Control {
     pub(super) fn new(worker: Arc<Worker>, port: Port, tid: u32, before: Duration) -> Arc<Control> {
         let (seen, live) = (AtomicU64::new(before.as_nanos() as u64), Mutex::new(true));
-        Arc::new(Control { worker, port, tid: AtomicU32::new(tid), before, seen, live })
+        let (cpus, moves) = (Mutex::default(), AtomicBool::new(false));
+        Arc::new(Control { worker, port, tid: AtomicU32::new(tid), before, seen, live, cpus, moves })
+    }
+
+    /// The CPUs that the thread is to confine itself to, if there is something new.
+    pub(super) fn take_cpus(&self) -> Option<CpuBits> {
+        if !self.moves.load(Ordering::Acquire) {
+            return None;
+        }
+        self.moves.store(false, Ordering::Release);
+        self.cpus.lock().take()
     }
 
     /// The guest thread is over; its port may become another's. Returns what CPU time its host thread has used.
@@ -55,7 +70,7 @@ impl Control {
     fn text(&self, name: &str) -> String {
         let mut bytes = [0; 1024];
         let name = format!("task/{}/{name}", self.tid());
-        let file = host_proc::open(self.worker.pid, &name, OFlags::RDONLY);
+        let file = self.worker.hold().and_then(|held| host_proc::open(&held, &name, OFlags::RDONLY));
         let len = file.and_then(|mut file| file.read(&mut bytes).ok()).unwrap_or(0);
         String::from_utf8_lossy(&bytes[..len]).into_owned()
     }
@@ -68,10 +83,8 @@ impl Control {
     }
 
     pub(super) fn signal(&self) {
-        let tid = self.tid();
-        if self.worker.death().is_none() {
-            // SAFETY: a plain system call; the pid is not reused before the reaper has marked the worker dead.
-            unsafe { libc::syscall(libc::SYS_tgkill, self.worker.pid, tid, INTERRUPT_SIGNAL) };
+        if let Some(held) = self.worker.hold() {
+            held.signal_thread(self.tid(), INTERRUPT_SIGNAL);
         }
     }
 }
@@ -204,12 +217,11 @@ impl ThreadControl for Control {
             return Err(Errno::ESRCH);
         }
         self.worker.own_affinity.store(true, Ordering::SeqCst);
-        let mut set = rustix::thread::CpuSet::new();
-        for cpu in cpus.iter().filter(|cpu| **cpu < rustix::thread::CpuSet::MAX_CPU) {
-            set.set(*cpu);
-        }
-        let tid = rustix::thread::Pid::from_raw(self.tid() as i32);
-        rustix::thread::sched_setaffinity(tid, &set).map_err(|error| Errno::from_raw(error.raw_os_error()))
+        *self.cpus.lock() = Some(CpuSets::bits(cpus));
+        self.moves.store(true, Ordering::Release);
+        drop(live);
+        self.interrupt();
+        Ok(())
     }
 
     fn last_cpu(&self) -> usize {

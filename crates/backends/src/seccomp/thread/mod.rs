@@ -105,7 +105,7 @@ impl SeccompThread {
 
     /// The only thread of a fresh worker, which waits for its program, or soon will.
     pub fn docked(shared: Arc<Shared>, worker: Arc<Worker>, dock: Dock) -> SeccompThread {
-        let tid = worker.pid as u32;
+        let tid = worker.leader();
         SeccompThread { dock: Some(dock), ..SeccompThread::new(shared, worker, 0, tid) }
     }
 
@@ -131,6 +131,11 @@ impl SeccompThread {
     /// Waits for the next request and says what kind it is.
     fn wait(&mut self) -> Result<u32, Gone> {
         let state = self.pace.wait(&self.port, || self.worker.is_dead());
+        self.arrived(state)
+    }
+
+    /// What kind of request has come with this state.
+    fn arrived(&mut self, state: u32) -> Result<u32, Gone> {
         if state & TURN != POSTED || self.worker.is_dead() {
             return Err(Gone);
         }
@@ -167,6 +172,17 @@ impl SeccompThread {
         self.reply(what);
         match self.wait()? {
             kind::DONE => Ok(self.port.get64(word::RESULT)),
+            _ => self.lied("did not carry out an order"),
+        }
+    }
+
+    /// As `order`, of what takes no time.
+    fn order_soon(&mut self, what: u32) -> Result<u64, Gone> {
+        self.reply(what);
+        let state = self.pace.wait_soon(&self.port, || self.worker.is_dead());
+        match self.arrived(state) {
+            Ok(kind::DONE) => Ok(self.port.get64(word::RESULT)),
+            Err(Gone) if self.worker.is_dead() => Err(Gone),
             _ => self.lied("did not carry out an order"),
         }
     }
@@ -261,6 +277,9 @@ impl Thread for SeccompThread {
     fn run(&mut self, resume: Resume<'_>) -> Trap {
         if std::mem::take(&mut self.started) {
             return self.next_trap();
+        }
+        if self.set_cpus().is_err() {
+            return self.died();
         }
         let what = match resume {
             Resume::Return(value) => {

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use coracle_abi::Errno;
-use coracle_abi::port::{BATCH_MAX, CALL_SIZE, VDSO_SIZE, action, kind, word};
+use coracle_abi::port::{BATCH_MAX, CALL_SIZE, CPU_SET_SIZE, VDSO_SIZE, action, kind, word};
 use coracle_platform::{Gone, MapSource, MemoryCall, Space};
 
 use super::super::notify::Expected;
@@ -24,6 +24,18 @@ impl SeccompThread {
         for command in [REGISTER, SYNC_CORE] {
             self.put_order(libc::SYS_membarrier as u64, [command, 0, 0, 0, 0, 0]);
             self.order(action::ORDER)?;
+        }
+        Ok(())
+    }
+
+    /// Has the thread confine itself to CPUs, if it is to.
+    pub(super) fn set_cpus(&mut self) -> Result<(), Gone> {
+        let Some(bits) = self.control.take_cpus() else { return Ok(()) };
+        self.freeze_for_order()?;
+        let set = self.shared.cpus.address(&bits, self.worker.base);
+        self.put_order(libc::SYS_sched_setaffinity as u64, [0, CPU_SET_SIZE as u64, set, 0, 0, 0]);
+        if let Err(errno) = Errno::check(self.order(action::ORDER)?) {
+            log::warn!("a thread's CPUs are recorded, but not enforced: {errno}");
         }
         Ok(())
     }
@@ -307,11 +319,12 @@ impl SeccompThread {
         self.close_one();
         self.put_order(libc::SYS_mmap as u64, args);
         let tid = self.control.tid();
-        let slot = self.shared.notifier.expect(tid, Expected::Descriptor(source.file.clone()));
+        let child = self.worker.child();
+        let slot = self.shared.notifier.expect(child, tid, Expected::Descriptor(source.file.clone()));
         let result = self.order(action::NOTIFY_ORDER);
         match slot.get() {
             Some(number) => _ = self.worker.files.lock().numbers.insert(source.key, number),
-            None => self.shared.notifier.forget(tid),
+            None => self.shared.notifier.forget(self.worker.child(), tid),
         }
         result
     }
