@@ -52,6 +52,8 @@ pub struct Stats {
     pub forks: AtomicU64,
     /// Bugs of ours that ended a guest process.
     pub bugs: AtomicU64,
+    /// Workers that ended by breaking the protocol.
+    pub lies: AtomicU64,
     /// CPU time of threads that are gone.
     pub cpu_nanos: AtomicU64,
     /// Most resident bytes seen: of one process, or of all together where the limit is sampled.
@@ -154,6 +156,7 @@ impl World {
                 lanes: Mutex::default(),
                 forks: AtomicU64::new(0),
                 bugs: AtomicU64::new(0),
+                lies: AtomicU64::new(0),
                 cpu_nanos: AtomicU64::new(0),
                 peak_memory: AtomicU64::new(0),
                 oom_kills: AtomicU64::new(0),

@@ -207,7 +207,8 @@ impl Worker {
 
     /// It broke the protocol.
     pub fn lied(&self, how: &'static str) {
-        log::warn!("worker {} {how}; it is ended", self.child.number());
+        // Whoever serves it says so to the user.
+        log::debug!("worker {} {how}", self.child.number());
         self.death.lock().get_or_insert(Death::Lied(how));
         self.kill();
     }

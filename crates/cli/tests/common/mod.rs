@@ -46,6 +46,62 @@ pub enum Source<'a> {
     File(&'a str),
 }
 
+/// A hostile guest: `hostile/NAME`, with the layout of ports and the offsets of the shim's labels as the kernel has them.
+pub fn compiled_hostile(name: &str) -> Option<(tempfile::TempDir, PathBuf)> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hostile");
+    let layout = tempfile::tempdir_in("/tmp").unwrap();
+    std::fs::write(layout.path().join("layout.h"), layout_of_ports()).unwrap();
+    let (own, made) = (here.to_string_lossy(), layout.path().to_string_lossy());
+    let flags = ["-O1", "-mfsgsbase", "-pthread", "-static", "-no-pie", "-I", &own, "-I", &made];
+    compiled(&flags, Source::File(&format!("tests/hostile/{name}")))
+}
+
+fn layout_of_ports() -> String {
+    use coracle_abi::port::{self, action, kind, word};
+    use coracle_blobs::label;
+    let words = [
+        ("STATE", word::STATE),
+        ("NUMBER", word::NUMBER),
+        ("ARGS", word::ARGS),
+        ("RESULT", word::RESULT),
+        ("FRAME", word::FRAME),
+        ("FS_BASE", word::FS_BASE),
+        ("GS_BASE", word::GS_BASE),
+        ("ORDER", word::ORDER),
+        ("COOKIE", word::COOKIE),
+        ("STACK", word::STACK),
+    ];
+    let labels = [
+        ("ORDER_CALL", label::ORDER_CALL),
+        ("NOTIFY_CALL", label::NOTIFY_CALL),
+        ("PORT_FUTEX", label::PORT_FUTEX),
+        ("CLONE_AFTER", label::CLONE_AFTER),
+        ("SEND_LISTENER", label::SEND_LISTENER),
+    ];
+    let others = [
+        ("POSTED", u64::from(port::POSTED)),
+        ("REPLIED", u64::from(port::REPLIED)),
+        ("KIND_TRAP", u64::from(kind::TRAP)),
+        ("KIND_DONE", u64::from(kind::DONE)),
+        ("ACTION_CLONE", u64::from(action::CLONE)),
+        ("ACTION_EXIT", u64::from(action::EXIT)),
+        ("PORT_SIZE", port::PORT_SIZE),
+        ("SEALED", port::SEALED_OFFSET),
+        ("SEALED_LEN", port::SEALED_SIZE),
+        ("SET_SIZE", port::CPU_SET_SIZE as u64),
+    ];
+    let words = words.map(|(name, offset)| format!("#define WORD_{name} {offset}ull\n"));
+    let labels = labels.map(|(name, offset)| format!("#define LABEL_{name} {offset}ull\n"));
+    let others = others.map(|(name, value)| format!("#define {name} {value}ull\n"));
+    [words.concat(), labels.concat(), others.concat()].concat()
+}
+
+/// Everybody may look into it.
+pub fn open_to_all(dir: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
 /// A directory with that program, compiled; without a compiler it says so.
 pub fn compiled(flags: &[&str], source: Source<'_>) -> Option<(tempfile::TempDir, PathBuf)> {
     let compiler = "/usr/bin/gcc";

@@ -277,6 +277,20 @@ fn stop_point(task: &Arc<Task>) {
     super::stop::stopped(task);
 }
 
+/// Says once per process what its worker did, and no more often than a reader bears: a hostile program can do it as often
+/// as it likes.
+fn report_lie(task: &Task, what: std::fmt::Arguments<'_>) {
+    const SHOWN: u64 = 10;
+    if task.process.exiting() {
+        return;
+    }
+    match task.world.stats.lies.fetch_add(1, Ordering::Relaxed) {
+        0..SHOWN => log::warn!("the worker of process {} {what}; it was ended", task.pid()),
+        SHOWN => log::warn!("more workers broke the protocol; they are not reported any more"),
+        _ => {}
+    }
+}
+
 /// The worker is gone. What was asked for by us has its status already; else the signal is the guest's fault or
 /// the host's.
 fn died(task: &Arc<Task>, death: Death) {
@@ -284,11 +298,11 @@ fn died(task: &Arc<Task>, death: Death) {
         Death::Killed => crate::abi::linux::SIGKILL as i32,
         Death::Signal(signal) => signal,
         Death::Exited(status) => {
-            log::warn!("worker of process {} exited by itself with status {status}", task.pid());
+            report_lie(task, format_args!("exited by itself with status {status}"));
             crate::abi::linux::SIGKILL as i32
         }
         Death::Lied(what) => {
-            log::warn!("worker of process {} broke the protocol: {what}", task.pid());
+            report_lie(task, format_args!("broke the protocol: {what}"));
             crate::abi::linux::SIGKILL as i32
         }
     };
