@@ -15,6 +15,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use coracle_backends::confine::is_sandbox;
+use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::config::User;
@@ -135,22 +137,48 @@ fn directory() -> PathBuf {
     }
 }
 
+/// Root's sandboxes are served by other users, each its own. They remove their sockets at the end, which the mode lets
+/// them; who cannot be one of them is not listened to ([`connect`]).
+const ROOT_MODE: u32 = 0o1733;
+
 /// Makes the directory, or checks that nobody else made it: /tmp is shared.
 fn own_directory(dir: &Path) -> io::Result<()> {
     match std::fs::DirBuilder::new().mode(0o700).create(dir) {
         Err(err) if err.kind() != io::ErrorKind::AlreadyExists => return Err(err),
         _ => {}
     }
-    trusted(dir)
+    trusted(dir)?;
+    if rustix::process::geteuid().is_root() {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(dir, flags, Mode::empty())?;
+        if rustix::fs::fstat(&opened)?.st_mode & 0o7777 != ROOT_MODE {
+            rustix::fs::fchmod(&opened, Mode::from_raw_mode(ROOT_MODE))?;
+        }
+    }
+    Ok(())
 }
 
 fn trusted(dir: &Path) -> io::Result<()> {
     let meta = std::fs::symlink_metadata(dir)?;
-    if meta.is_dir() && meta.uid() == rustix::process::getuid().as_raw() && meta.mode() & 0o022 == 0 {
+    let alone = meta.mode() & 0o022 == 0 || (meta.uid() == 0 && meta.mode() & 0o7777 == ROOT_MODE);
+    if meta.is_dir() && meta.uid() == rustix::process::getuid().as_raw() && alone {
         Ok(())
     } else {
         Err(io::Error::other("it is not a directory that only you can write"))
     }
+}
+
+/// Connects to a socket in there, if it is one of this user's sandboxes'.
+fn connect(socket: &Path) -> io::Result<UnixStream> {
+    let me = rustix::process::getuid().as_raw();
+    let owner = std::fs::symlink_metadata(socket)?.uid();
+    let foreign = || io::Error::new(io::ErrorKind::PermissionDenied, "it is somebody else's");
+    if owner != me && !(me == 0 && is_sandbox(owner)) {
+        return Err(foreign());
+    }
+    let stream = UnixStream::connect(socket)?;
+    // Whoever listens there was this user when it began to.
+    if rustix::net::sockopt::socket_peercred(&stream)?.uid.as_raw() == me { Ok(stream) } else { Err(foreign()) }
 }
 
 /// A running sandbox.
@@ -197,9 +225,9 @@ fn sandboxes_in(dir: &Path) -> Result<Vec<Sandbox>, ControlError> {
         let socket = entry.map_err(failed)?.path();
         let id = socket.file_name().and_then(|name| name.to_str()?.strip_suffix(".sock").map(str::to_owned));
         let Some(id) = id else { continue };
-        match UnixStream::connect(&socket) {
+        match connect(&socket) {
             Err(err) if err.kind() == io::ErrorKind::ConnectionRefused => drop(std::fs::remove_file(&socket)),
-            Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+            Err(err) if matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {}
             // What else may be wrong is said when it is spoken to.
             _ => found.push(Sandbox { id, socket }),
         }
@@ -287,7 +315,7 @@ impl Sandbox {
         patience: Option<Duration>,
     ) -> Result<(UnixStream, Response), ControlError> {
         let asked = || {
-            let stream = UnixStream::connect(&self.socket)?;
+            let stream = connect(&self.socket)?;
             stream.set_write_timeout(Some(PATIENCE))?;
             stream.set_read_timeout(patience)?;
             wire::send(&stream, request, fds)?;

@@ -40,7 +40,7 @@ pub fn give_up(reach: &Reach) -> io::Result<()> {
         return Ok(());
     }
     let keep = kept(reach);
-    sets[0] = Sets { effective: sets[0].effective & keep, permitted: sets[0].permitted & keep, inheritable: 0 };
+    sets[0] = Sets { effective: sets[0].permitted & keep, permitted: sets[0].permitted & keep, inheritable: 0 };
     sets[1] = Sets::default();
     // SAFETY: capset(2) reads two sets.
     if unsafe { libc::syscall(libc::SYS_capset, &raw mut header, sets.as_ptr()) } != 0 {

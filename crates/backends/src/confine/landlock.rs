@@ -64,8 +64,9 @@ pub enum Enforced {
     Nothing,
 }
 
-/// Confines this thread, and all that it will start, to these places. TCP stays possible only with `network`.
-pub fn enter(places: &[(PathBuf, Right)], network: bool) -> Result<Enforced, RulesetError> {
+/// Confines this thread, and all that it will start, to these places. TCP stays possible only with `network`. `alone`: it
+/// will not be root.
+pub fn enter(places: &[(PathBuf, Right)], network: bool, alone: bool) -> Result<Enforced, RulesetError> {
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(ABI_WANTED))?
@@ -85,7 +86,8 @@ pub fn enter(places: &[(PathBuf, Right)], network: bool) -> Result<Enforced, Rul
         ruleset = allow(ruleset, &null, make_bitflags!(AccessFs::{ReadFile | WriteFile}))?;
     }
     if let Some(proc) = host_proc::directory() {
-        let write = if host_proc::may_write() { BitFlags::from(AccessFs::WriteFile) } else { BitFlags::EMPTY };
+        let write =
+            if alone || host_proc::may_write() { BitFlags::from(AccessFs::WriteFile) } else { BitFlags::EMPTY };
         ruleset = allow(ruleset, proc, write | AccessFs::ReadFile)?;
     }
     // Guests are shown what the host says of its CPUs (`fs/proc/shared.rs` of the kernel).

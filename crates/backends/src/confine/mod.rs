@@ -7,6 +7,7 @@
 //! | module | what |
 //! |---|---|
 //! | `landlock` | files, TCP, signals |
+//! | `identity` | the user that root becomes |
 //! | `capabilities` | what root keeps |
 //! | `calls` | the host calls |
 //! | `refused` | the end of a process that makes another |
@@ -14,6 +15,7 @@
 
 mod calls;
 mod capabilities;
+mod identity;
 mod landlock;
 pub mod probe;
 mod refused;
@@ -22,6 +24,7 @@ use std::io;
 use std::path::PathBuf;
 
 pub use calls::{ALWAYS, CHECKED, Group, NETWORK, Needs, WRITABLE};
+pub use identity::{NotAlone, hide_memory, is_sandbox};
 pub use landlock::{Enforced, Right};
 pub use refused::LastWords;
 
@@ -48,12 +51,30 @@ pub enum ConfineError {
     Thread(i64),
 }
 
-/// Leaves everything behind that is not in reach. To be called while the process has one thread.
-pub fn enter(reach: &Reach) -> Result<Enforced, ConfineError> {
-    let enforced = landlock::enter(&reach.places, reach.needs.network)?;
-    capabilities::give_up(reach)
-        .map_err(|source| ConfineError::Host { what: "capabilities cannot be given up", source })?;
-    Ok(enforced)
+/// What [`enter`] has put up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entered {
+    pub enforced: Enforced,
+    /// The user that root has become, or why it has not. `None` where it had no need to.
+    pub user: Option<Result<u32, NotAlone>>,
+}
+
+/// Leaves everything behind that is not in reach. To be called while the process has one thread. `before` is done before
+/// root becomes the user that it is told.
+pub fn enter(reach: &Reach, before: impl FnOnce(u32)) -> Result<Entered, ConfineError> {
+    let host = |what| move |source| ConfineError::Host { what, source };
+    let alone = rustix::process::geteuid().is_root() && !reach.as_caller;
+    // `/proc` tells who can be had, and is out of reach soon.
+    let user = alone.then(identity::own_user);
+    let enforced = landlock::enter(&reach.places, reach.needs.network, matches!(user, Some(Ok(_))))?;
+    let user = user.map(|user| {
+        let user = user?;
+        before(user);
+        identity::become_alone(user, || capabilities::give_up(reach))
+    });
+    capabilities::give_up(reach).map_err(host("capabilities cannot be given up"))?;
+    hide_memory().map_err(host("PR_SET_DUMPABLE"))?;
+    Ok(Entered { enforced, user })
 }
 
 /// What can wait until the walls are up; best done by a thread that nobody waits for.

@@ -5,7 +5,7 @@ use std::ffi::c_long;
 use std::io;
 use std::path::PathBuf;
 
-use super::{ConfineError, Enforced, LastWords, Needs, Reach, Right, close, enter};
+use super::{ConfineError, Enforced, Entered, LastWords, Needs, Reach, Right, close, enter};
 
 /// One attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ const OTHERS: [&str; 2] = ["/etc/passwd\0", "/etc/shadow\0"];
 /// Confines this process as if it served `/usr` alone, and makes the attempts.
 pub fn attempts() -> Result<(Enforced, Vec<Attempt>), ConfineError> {
     let reach = Reach { places: vec![(PathBuf::from("/usr"), Right::ReadTree)], ..Reach::default() };
-    let enforced = enter(&reach)?;
+    let Entered { enforced, .. } = enter(&reach, |_| ())?;
     close(reach.needs, LastWords { go_on: true, ..LastWords::default() })?;
     let files = enforced != Enforced::Nothing;
     let signals = enforced == Enforced::All;

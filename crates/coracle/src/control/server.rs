@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::Mode;
+use rustix::fs::{AtFlags, Mode, OFlags, Uid, chownat, unlinkat};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen as listen_at, socket_with,
 };
@@ -44,7 +44,9 @@ pub trait Executed: Send + Sync {
 #[derive(Debug)]
 pub struct Server {
     id: String,
-    path: PathBuf,
+    /// Its directory, and its name there.
+    directory: OwnedFd,
+    name: String,
     listener: UnixListener,
     /// Connections that are being served.
     serving: Arc<AtomicUsize>,
@@ -62,8 +64,11 @@ const LAST_ANSWERS: Duration = Duration::from_millis(200);
 /// A place to listen at, made before the process is confined: after that it can neither make directories nor sockets.
 #[derive(Debug)]
 pub struct Place {
-    directory: PathBuf,
+    path: PathBuf,
+    directory: OwnedFd,
     socket: OwnedFd,
+    id: String,
+    listens: bool,
 }
 
 impl Place {
@@ -71,29 +76,49 @@ impl Place {
         Self::prepare_in(directory())
     }
 
-    pub(super) fn prepare_in(directory: PathBuf) -> io::Result<Self> {
-        own_directory(&directory)?;
+    pub(super) fn prepare_in(path: PathBuf) -> io::Result<Self> {
+        own_directory(&path)?;
+        let directory =
+            rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         // What is bound gets the mode of the socket (unix_bind_bsd() in net/unix/af_unix.c).
         rustix::fs::fchmod(&socket, Mode::from_raw_mode(0o600))?;
-        Ok(Self { directory, socket })
+        Ok(Self { path, directory, socket, id: new_id()?, listens: false })
     }
 
     pub fn directory(&self) -> &Path {
-        &self.directory
+        &self.path
+    }
+
+    fn name(&self) -> String {
+        format!("{}.sock", self.id)
+    }
+
+    /// Begins to listen while this process is root still: whoever connects sees that it was.
+    pub fn listen(&mut self) -> io::Result<()> {
+        if !std::mem::replace(&mut self.listens, true) {
+            bind(&self.socket, &SocketAddrUnix::new(self.path.join(self.name()))?)?;
+            listen_at(&self.socket, BACKLOG)?;
+        }
+        Ok(())
+    }
+
+    /// Lets `user`, whom this process becomes, remove the socket at the end.
+    pub fn hand_over(&self, user: u32) -> io::Result<()> {
+        let user = Some(Uid::from_raw(user));
+        Ok(chownat(&self.directory, self.name(), user, None, AtFlags::SYMLINK_NOFOLLOW)?)
     }
 }
 
 impl Server {
     /// Begins to listen, under a new id. What is to be served on some thread comes with it.
-    pub fn open(place: Place) -> io::Result<(Self, Service)> {
-        let id = new_id()?;
-        let path = place.directory.join(format!("{id}.sock"));
-        bind(&place.socket, &SocketAddrUnix::new(&path)?)?;
-        listen_at(&place.socket, BACKLOG)?;
-        let listener = UnixListener::from(place.socket);
+    pub fn open(mut place: Place) -> io::Result<(Self, Service)> {
+        place.listen()?;
+        let name = place.name();
+        let Place { directory, socket, id, .. } = place;
+        let listener = UnixListener::from(socket);
         let serving = Arc::new(AtomicUsize::new(0));
-        let server = Self { id, path, listener: listener.try_clone()?, serving: Arc::clone(&serving) };
+        let server = Self { id, directory, name, listener: listener.try_clone()?, serving: Arc::clone(&serving) };
         Ok((server, Service { listener, serving }))
     }
 
@@ -104,7 +129,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        let _ = unlinkat(&self.directory, &self.name, AtFlags::empty());
         // Wakes `accept`, which then fails for good.
         let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
         let end = Instant::now() + LAST_ANSWERS;

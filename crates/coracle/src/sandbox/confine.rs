@@ -6,7 +6,7 @@ use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use coracle_backends::confine::{self, ConfineError, Enforced, LastWords, Needs, Reach, Right};
+use coracle_backends::confine::{self, ConfineError, Enforced, Entered, LastWords, Needs, Reach, Right};
 use rustix::fs::{FileType, Mode, OFlags, RawDir};
 
 use super::view;
@@ -25,8 +25,8 @@ pub struct Listener {
 
 /// The walls that need a single thread. To be put up before the platform starts.
 ///
-/// `own` are places that the sandbox needs for itself.
-pub fn enter(config: &Config, own: Vec<(PathBuf, Right)>) -> Result<(), Error> {
+/// `own` are places that the sandbox needs for itself. `before` is done before root becomes the user that it is told.
+pub fn enter(config: &Config, own: Vec<(PathBuf, Right)>, before: impl FnOnce(u32)) -> Result<(), Error> {
     if let Confine::Off = config.confine {
         return Ok(());
     }
@@ -35,7 +35,7 @@ pub fn enter(config: &Config, own: Vec<(PathBuf, Right)>) -> Result<(), Error> {
         let made = std::fs::create_dir_all(save);
         made.map_err(|source| Error::Save { path: save.clone(), source })?;
     }
-    let enforced = confine::enter(&reach(config, own))?;
+    let Entered { enforced, user } = confine::enter(&reach(config, own), before)?;
     match (enforced, config.confine) {
         (Enforced::All, _) => log::info!("the kernel process is confined by Landlock"),
         (Enforced::Part(version), Confine::Auto) => {
@@ -45,6 +45,14 @@ pub fn enter(config: &Config, own: Vec<(PathBuf, Right)>) -> Result<(), Error> {
             log::info!("the kernel process can reach all files of its user: this host has no Landlock");
         }
         (Enforced::Part(_) | Enforced::Nothing, _) => return Err(Error::Unconfined),
+    }
+    match user {
+        Some(Ok(user)) => log::info!("the kernel process is user {user}, and nobody else is"),
+        Some(Err(why)) => log::warn!(
+            "the kernel process stays root, since {why}: a fault in it could read what only root may, in directories that \
+             the run shows"
+        ),
+        None => {}
     }
     Ok(())
 }
@@ -88,7 +96,11 @@ fn reach(config: &Config, own: Vec<(PathBuf, Right)>) -> Reach {
         Rootfs::Tar(path) => places.push((path.clone(), Right::ReadFile)),
     }
     let here = view::current_directory(config);
-    let as_caller = here.is_some() || !matches!(config.rootfs, Rootfs::Host) || config.mounts().next().is_some();
+    let as_caller = here.is_some()
+        || config.save.is_some()
+        || config.limits.memory.is_some()
+        || !matches!(config.rootfs, Rootfs::Host)
+        || config.mounts().next().is_some();
     places.extend(here.map(|here| (here, Right::ReadTree)));
     for bind in config.mounts() {
         let right = match (bind.src.is_dir(), bind.read_only) {

@@ -61,13 +61,24 @@ pub fn run(
         WaitPolicy::Sleep => Policy::Sleep,
     });
     startup::step("limits of this process set");
-    let place = Place::prepare().inspect_err(attendant::unreachable).ok();
+    let root = rustix::process::geteuid().is_root();
+    let mut place = Place::prepare().inspect_err(attendant::unreachable).ok();
+    if root {
+        place =
+            place.and_then(|mut place| place.listen().inspect_err(attendant::unreachable).map(|()| place).ok());
+    }
     let group = config.limits.memory.and_then(group).map(Arc::new);
     let _ending = cgroup::Ending(group.clone());
     let mut own = Vec::new();
     own.extend(place.as_ref().map(|place| (place.directory().to_owned(), Right::Sockets)));
     own.extend(group.as_ref().map(|group| (group.parent().1.to_owned(), Right::Groups)));
-    confine::enter(config, own)?;
+    // Who calls is asked before root becomes somebody else.
+    let caller = caller();
+    confine::enter(config, own, |user| {
+        if let Some(place) = &place {
+            let _ = place.hand_over(user).inspect_err(|error| log::info!("the control socket will stay: {error}"));
+        }
+    })?;
     startup::step("kernel process confined to its files");
     let nice = rustix::process::getpriority_process(None).unwrap_or(0);
     // The first worker makes itself ready beside all that follows, and is answered between two steps.
@@ -87,7 +98,7 @@ pub fn run(
         world.ipc.use_host_network();
     }
     let cred = match &config.user {
-        None => caller(),
+        None => caller,
         Some(user) => view::credentials(&world, user)?,
     };
     let mut parts = view::BuiltParts { upper: &mut view.upper, budget: &view.budget };
