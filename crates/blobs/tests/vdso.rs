@@ -126,6 +126,34 @@ fn the_refreshing_call_is_where_it_is_said_to_be() {
     assert_eq!((number.mnemonic(), number.immediate32()), (Mnemonic::Mov, REFRESH_CALL));
 }
 
+/// Functions of time use one vector register, to store zeros: callers that keep something in another without saving it,
+/// as they may with Linux's, find it as it was. What random bytes use they wipe.
+#[test]
+fn vector_registers_are_left_alone_or_wiped() {
+    let (all, file) = (instructions(), file());
+    let functions: Vec<_> = file.dynamic_symbols().filter(|symbol| symbol.kind() == SymbolKind::Text).collect();
+    let random = functions.iter().find(|symbol| symbol.name() == Ok("getrandom")).unwrap();
+    let random = random.address()..random.address() + random.size();
+    // The stream that random bytes are made of lies before them all.
+    let first = functions.iter().map(|symbol| symbol.address()).min().unwrap();
+    let mut factory = InstructionInfoFactory::new();
+    let mut wiped = Vec::new();
+    for one in all.values() {
+        let used = factory.info(one).used_registers().iter().map(|used| used.register());
+        for register in used.filter(|register| register.is_vector_register()) {
+            if random.contains(&one.ip()) {
+                let wipes = one.mnemonic() == Mnemonic::Pxor && one.op0_register() == one.op1_register();
+                wiped.extend(wipes.then_some(register));
+            } else if one.ip() >= first {
+                assert_eq!(register, Register::XMM0, "{one} at {:#x}", one.ip());
+            }
+        }
+    }
+    wiped.sort_unstable();
+    wiped.dedup();
+    assert_eq!(wiped.len(), 16, "{wiped:?}");
+}
+
 /// What is on the stack: how far above RSP the caller's frame begins, and where, relative to that, registers were
 /// saved that have been changed; of those that have not, or were taken back, there may be copies.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

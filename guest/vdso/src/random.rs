@@ -86,7 +86,9 @@ pub unsafe extern "C" fn __vdso_getrandom(
             return 0;
         }
         // SAFETY: the caller's pointers, as above.
-        if unsafe { draw(buffer, len.min(MOST), opaque.cast()) } {
+        let drawn = unsafe { draw(buffer, len.min(MOST), opaque.cast()) };
+        chacha::wipe_registers();
+        if drawn {
             return len.min(MOST) as isize;
         }
     }
