@@ -27,6 +27,7 @@ use coracle_kernel::time::{Choice, Offsets};
 use coracle_kernel::world::{World, WorldConfig};
 use coracle_platform::Waiting;
 use coracle_platform::waiting::Policy;
+use rustix::fs::Mode;
 
 use attendant::Attendant;
 use cgroup::Group;
@@ -79,6 +80,8 @@ pub fn run(
             let _ = place.hand_over(user).inspect_err(|error| log::info!("the control socket will stay: {error}"));
         }
     })?;
+    // The program has the caller's. This process has none any more: what it makes on the host is what the guest asked for.
+    let umask = rustix::process::umask(Mode::empty()).bits();
     startup::step("kernel process confined to its files");
     let nice = rustix::process::getpriority_process(None).unwrap_or(0);
     // The first worker makes itself ready beside all that follows, and is answered between two steps.
@@ -122,7 +125,7 @@ pub fn run(
             argv: config.argv.iter().map(|arg| arg.as_bytes().to_vec()).collect(),
             env: environment.into_iter().map(OsString::into_vec).collect(),
             cwd: cwd.clone(),
-            umask: 0o022,
+            umask,
             cred: cred.clone(),
             files,
             own_session: false,

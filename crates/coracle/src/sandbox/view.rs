@@ -1,6 +1,7 @@
 //! What the guest sees as files: the root under an overlay in memory, binds, the current directory, private places
 //! for temporary files.
 
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -61,7 +62,8 @@ impl Upper {
             }
             if let Some(into) = &config.save {
                 let into = into.join(place.strip_prefix("/").unwrap_or(place));
-                let saved = std::fs::create_dir_all(&into).and_then(|()| overlay.save(&into, &skip));
+                let made = std::fs::DirBuilder::new().recursive(true).mode(0o755).create(&into);
+                let saved = made.and_then(|()| overlay.save(&into, &skip));
                 let left = saved.map_err(|source| Error::Save { path: into, source })?;
                 for change in left.iter().filter(|change| change.kind != Kind::Deleted) {
                     log::warn!("not saved: {}", String::from_utf8_lossy(&change.path));

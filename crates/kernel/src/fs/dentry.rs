@@ -94,7 +94,7 @@ impl Dentry {
             self.forget(name, &child);
         }
         let changes = self.changes.load(Ordering::Acquire);
-        let inode = self.inode.lookup(name)?;
+        let inode = if last { self.inode.lookup(name) } else { self.inode.lookup_on_way(name) }?;
         let child = Dentry::new(inode, Some(self.clone()), name);
         let displaced;
         {

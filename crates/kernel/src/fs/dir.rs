@@ -29,6 +29,8 @@ impl DirFile {
         if how.flags & crate::abi::linux::O_ACCMODE != crate::abi::linux::O_RDONLY {
             return Err(Errno::EISDIR);
         }
+        // It stays open whatever becomes of its name.
+        inode.pin()?;
         Ok(Arc::new(DirFile { inode, path: how.path.clone(), names: Mutex::default() }))
     }
 

@@ -98,6 +98,15 @@ pub struct SetAttr {
     pub size: Option<u64>,
     pub atime: Option<SetTime>,
     pub mtime: Option<SetTime>,
+    /// Mode, owner and group by which permissions were decided: `ESTALE` if the host has changed them since.
+    pub seen: Option<(u32, u32, u32)>,
+}
+
+/// A regular file that was made.
+pub struct Made {
+    pub inode: Arc<dyn Inode>,
+    /// It as it was opened by that, where its file system does both in one step.
+    pub file: Option<Arc<dyn File>>,
 }
 
 /// One name in a directory.
@@ -157,6 +166,16 @@ pub trait Inode: Any + Send + Sync + 'static {
         Err(Errno::ENOTDIR)
     }
 
+    /// As `lookup`, for a name that a path goes on behind.
+    fn lookup_on_way(&self, name: &[u8]) -> Result<Arc<dyn Inode>> {
+        self.lookup(name)
+    }
+
+    /// It is this node that is meant from now on, whatever others do to its name, for as long as the result lives.
+    fn pin(&self) -> Result<Option<Arc<dyn Any + Send + Sync>>> {
+        Ok(None)
+    }
+
     /// `child`, found under `name` some time ago, is still what `lookup` would find. `last`: it is the end of
     /// the path and about to be used.
     fn still(&self, _name: &[u8], _child: &Arc<dyn Inode>, _last: bool) -> bool {
@@ -185,6 +204,16 @@ pub trait Inode: Any + Send + Sync + 'static {
         Err(Errno::EOPNOTSUPP)
     }
 
+    /// Makes a regular file as `make` does, to be opened with these `O_*` flags, for which its mode does not count yet.
+    fn create(&self, name: &[u8], new: &NewNode<'_>, _flags: u32) -> Result<Made> {
+        self.make(name, new).map(|inode| Made { inode, file: None })
+    }
+
+    /// The same for a file without a name.
+    fn create_unnamed(&self, new: &NewNode<'_>, _flags: u32) -> Result<Made> {
+        self.make_unnamed(new).map(|inode| Made { inode, file: None })
+    }
+
     /// A further name for `target`, a node of the same mount and not a directory.
     fn link(&self, _name: &[u8], _target: &Arc<dyn Inode>) -> Result<()> {
         Err(Errno::EPERM)
@@ -204,6 +233,17 @@ pub trait Inode: Any + Send + Sync + 'static {
     /// `RENAME_*`. Types and ancestry were checked; an existing target is replaced (`ENOTEMPTY`).
     fn rename(&self, _old: &[u8], _to: &Arc<dyn Inode>, _new: &[u8], _flags: u32) -> Result<()> {
         Err(Errno::EPERM)
+    }
+
+    /// As `rename`, with what the caller has found under both names.
+    fn rename_seen(
+        &self,
+        (old, _source): (&[u8], &Arc<dyn Inode>),
+        to: &Arc<dyn Inode>,
+        (new, _target): (&[u8], Option<&Arc<dyn Inode>>),
+        flags: u32,
+    ) -> Result<()> {
+        self.rename(old, to, new, flags)
     }
 
     /// The text of a symbolic link.

@@ -31,7 +31,7 @@ pub mod walk;
 pub use context::FsContext;
 pub use dentry::{Dentry, PathRef};
 pub use dir::DirFile;
-pub use inode::{FileSystem, Inode, Listed, NewNode, Opening, SetAttr, SetTime, Slot, Target, Who};
+pub use inode::{FileSystem, Inode, Listed, Made, NewNode, Opening, SetAttr, SetTime, Slot, Target, Who};
 pub use mount::{Mount, MountFlags, MountTable};
 pub use perm::Access;
 pub use standard::mount_standard;
@@ -75,6 +75,21 @@ impl Vfs {
             budget,
         }
     }
+}
+
+/// Most times that a call is begun anew.
+const ATTEMPTS: usize = 64;
+
+/// Carries something out, and again as long as it says `ESTALE`: what it had found by name was something else by the time
+/// that it was used (`retry_estale()`, include/linux/namei.h). Nothing has happened then.
+pub fn anew<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    for _ in 1..ATTEMPTS {
+        match attempt() {
+            Err(Errno::ESTALE) => {}
+            other => return other,
+        }
+    }
+    attempt()
 }
 
 /// The type bits of a mode (`S_IFMT`).

@@ -117,7 +117,8 @@ fn set_mode(cx: &Ctx<'_>, place: &PathRef, mode: u32) -> SysResult {
     if inode.is_link() {
         return Err(Errno::EOPNOTSUPP);
     }
-    let (_, uid, gid) = inode.access_info()?;
+    let seen = inode.access_info()?;
+    let (_, uid, gid) = seen;
     let cred = cx.task.cred();
     if !perm::owns(&cred, uid) {
         return Err(Errno::EPERM);
@@ -126,7 +127,7 @@ fn set_mode(cx: &Ctx<'_>, place: &PathRef, mode: u32) -> SysResult {
     if !cred.in_group(gid) && !cred.capable(Caps::FSETID) {
         mode &= !0o2000;
     }
-    inode.set_attr(&SetAttr { mode: Some(mode), ..SetAttr::default() })?;
+    inode.set_attr(&SetAttr { mode: Some(mode), seen: Some(seen), ..SetAttr::default() })?;
     inotify::event(&cx.task.world.vfs, place, inotify::IN_ATTRIB);
     Ok(0)
 }
@@ -157,7 +158,8 @@ fn fchown(cx: &mut Ctx<'_>, fd: Fd, uid: u32, gid: u32) -> SysResult {
 fn set_owner(cx: &Ctx<'_>, place: &PathRef, uid: u32, gid: u32) -> SysResult {
     place.mount.writable()?;
     let inode = place.inode();
-    let (mode, old_uid, old_gid) = inode.access_info()?;
+    let seen = inode.access_info()?;
+    let (mode, old_uid, old_gid) = seen;
     let cred = cx.task.cred();
     let (uid, gid) = ((uid != u32::MAX).then_some(uid), (gid != u32::MAX).then_some(gid));
     if !cred.capable(Caps::CHOWN) {
@@ -177,7 +179,7 @@ fn set_owner(cx: &Ctx<'_>, place: &PathRef, uid: u32, gid: u32) -> SysResult {
         }
     }
     let mode = (kept != mode & 0o7777 && (uid.is_some() || gid.is_some())).then_some(kept);
-    inode.set_attr(&SetAttr { mode, uid, gid, ..SetAttr::default() })?;
+    inode.set_attr(&SetAttr { mode, uid, gid, seen: Some(seen), ..SetAttr::default() })?;
     inotify::event(&cx.task.world.vfs, place, inotify::IN_ATTRIB);
     Ok(0)
 }
@@ -191,7 +193,8 @@ fn set_times(cx: &Ctx<'_>, place: &PathRef, (atime, mtime): Times, given: bool) 
     let inode = place.inode();
     let cred = cx.task.cred();
     let both_now = !given || (atime, mtime) == (Some(SetTime::Now), Some(SetTime::Now));
-    let (_, uid, _) = inode.access_info()?;
+    let seen = inode.access_info()?;
+    let (_, uid, _) = seen;
     if both_now {
         if !perm::owns(&cred, uid) {
             let who = crate::fs::Who { cred: &cred, task: Some(&cx.task) };
@@ -200,7 +203,7 @@ fn set_times(cx: &Ctx<'_>, place: &PathRef, (atime, mtime): Times, given: bool) 
     } else if !perm::owns(&cred, uid) {
         return Err(Errno::EPERM);
     }
-    inode.set_attr(&SetAttr { atime, mtime, ..SetAttr::default() })?;
+    inode.set_attr(&SetAttr { atime, mtime, seen: Some(seen), ..SetAttr::default() })?;
     // One time alone stands for what sets it (fsnotify_change() in include/linux/fsnotify.h).
     let told = match (atime, mtime) {
         (Some(_), None) => inotify::IN_ACCESS,

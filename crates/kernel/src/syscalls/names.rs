@@ -1,5 +1,7 @@
 //! Calls that make, remove and move names: mkdir, mknod, symlink, link, unlink, rmdir, rename, readlink.
 
+use std::sync::Arc;
+
 use super::path::{
     AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_FOLLOW, AT_SYMLINK_NOFOLLOW, Env, find_at, new_owner, path_text,
 };
@@ -7,8 +9,8 @@ use crate::abi::linux::{AT_REMOVEDIR, RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_
 use crate::call::{Addr, Ctx, Fd};
 use crate::fs::walk::Walked;
 use crate::fs::{
-    Access, Dentry, Last, NewNode, PathRef, Resolve, S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG,
-    S_IFSOCK, inotify, perm,
+    Access, Dentry, Inode, Last, NewNode, PathRef, Resolve, S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT,
+    S_IFREG, S_IFSOCK, inotify, perm,
 };
 use crate::task::Caps;
 use crate::{Errno, Result, SysResult};
@@ -48,6 +50,17 @@ fn fresh(env: &Env, path: &[u8], directory: bool) -> Result<(PathRef, Vec<u8>)> 
 
 /// Makes a node called `name` in `parent` with the mode (masked already), owned by the caller.
 pub fn make(env: &Env, parent: &PathRef, name: &[u8], mode: u32, rdev: u64, target: &[u8]) -> Result<PathRef> {
+    make_with(env, parent, name, (mode, rdev, target), |directory, new| directory.make(name, new))
+}
+
+/// As `make`, by `how`.
+pub(super) fn make_with(
+    env: &Env,
+    parent: &PathRef,
+    name: &[u8],
+    (mode, rdev, target): (u32, u64, &[u8]),
+    how: impl FnOnce(&dyn Inode, &NewNode<'_>) -> Result<Arc<dyn Inode>>,
+) -> Result<PathRef> {
     parent.mount.writable()?;
     // In /proc names are never missing, they cannot exist (its lookup fails rather than find nothing).
     if parent.dentry.deleted() || parent.mount.fs.kind() == "proc" {
@@ -56,7 +69,7 @@ pub fn make(env: &Env, parent: &PathRef, name: &[u8], mode: u32, rdev: u64, targ
     parent.inode().permission(env.who(), Access::WRITE | Access::EXEC)?;
     let (gid, mode) = new_owner(env, &**parent.inode(), mode)?;
     let new = NewNode { mode, uid: env.cred.fsuid, gid, rdev, target };
-    let inode = parent.inode().make(name, &new)?;
+    let inode = how(&**parent.inode(), &new)?;
     let directory = inode.is_dir();
     let dentry = parent.dentry.made(name, inode);
     inotify::child(env.vfs(), parent, name, inotify::IN_CREATE, directory, 0);
@@ -251,7 +264,7 @@ fn renameat2(cx: &mut Ctx<'_>, olddir: Fd, old: Addr, newdir: Fd, new: Addr, fla
     }
     let (from_dir, to_dir) = (from.parent.inode(), to.parent.inode());
     perm::may_remove(env.who(), &**from_dir, &**source.inode())?;
-    let across = !std::sync::Arc::ptr_eq(&from.parent.dentry, &to.parent.dentry);
+    let across = !Arc::ptr_eq(&from.parent.dentry, &to.parent.dentry);
     match &target {
         None => to_dir.permission(env.who(), Access::WRITE | Access::EXEC)?,
         Some(target) => {
@@ -272,14 +285,15 @@ fn renameat2(cx: &mut Ctx<'_>, olddir: Fd, old: Addr, newdir: Fd, new: Addr, fla
         source.inode().permission(env.who(), Access::WRITE)?;
     }
     if let Some(target) = &target
-        && std::sync::Arc::ptr_eq(target.inode(), source.inode())
+        && Arc::ptr_eq(target.inode(), source.inode())
     {
         return Ok(0);
     }
     if target.is_none() && to.parent.dentry.deleted() {
         return Err(Errno::ENOENT);
     }
-    from_dir.rename(old_name, to_dir, new_name, flags)?;
+    let target_inode = target.as_ref().map(PathRef::inode);
+    from_dir.rename_seen((old_name, source.inode()), to_dir, (new_name, target_inode), flags)?;
     Dentry::renamed(&from.parent.dentry, old_name, &to.parent.dentry, new_name, exchange);
     inotify::moved(env.vfs(), (&from.parent, old_name), (&to.parent, new_name), &source);
     if let Some(target) = target {

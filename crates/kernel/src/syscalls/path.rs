@@ -10,7 +10,7 @@ use crate::fd::{FdEntry, File, OpenFile};
 use crate::fs::anon::FileInode;
 use crate::fs::walk::Walked;
 use crate::fs::{
-    Access, Inode, Last, MountFlags, NewNode, Opening, PathRef, Resolve, S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO,
+    Access, Inode, Last, Made, MountFlags, NewNode, Opening, PathRef, Resolve, S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO,
     S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK, SetAttr, SetTime, Vfs, Walk, Who, inotify, perm,
 };
 use crate::ipc::pipe::Fifo;
@@ -115,15 +115,19 @@ pub fn resolve_flags(flags: u32) -> Resolve {
 }
 
 /// What `O_PATH` yields: a place and nothing more.
-pub struct PathFile(pub Arc<dyn Inode>);
+pub struct PathFile {
+    inode: Arc<dyn Inode>,
+    /// Keeps the node in sight, whatever becomes of its name.
+    _pin: Option<Arc<dyn Any + Send + Sync>>,
+}
 
 impl File for PathFile {
     fn stat(&self) -> Result<Stat> {
-        self.0.stat()
+        self.inode.stat()
     }
 
     fn inode(&self) -> Option<Arc<dyn Inode>> {
-        Some(self.0.clone())
+        Some(self.inode.clone())
     }
 
     fn as_any(&self) -> &dyn Any {
@@ -270,10 +274,10 @@ pub fn open_in(env: &Env, path: &[u8], flags: u32, mode: u32, resolve: Resolve) 
                 if exclusive {
                     return Err(Errno::EEXIST);
                 }
-                return open_place(env, place, flags, false);
+                return open_place(env, place, flags);
             }
-            None => match create(env, &walked, S_IFREG | mode) {
-                Ok(place) => return open_place(env, &place, flags, true),
+            None => match create(env, &walked, S_IFREG | mode, flags) {
+                Ok((place, file)) => return finish_open(env, &place, flags, true, file),
                 Err(Errno::EEXIST) if !exclusive => continue,
                 Err(error) => return Err(error),
             },
@@ -282,10 +286,19 @@ pub fn open_in(env: &Env, path: &[u8], flags: u32, mode: u32, resolve: Resolve) 
     Err(Errno::EEXIST)
 }
 
-/// Makes a node where `walked` found none; permissions are checked here.
-fn create(env: &Env, walked: &Walked, mode: u32) -> Result<PathRef> {
+/// A file, where it was opened already by being made.
+type MaybeOpen = Option<Arc<dyn File>>;
+
+/// Makes a file where `walked` found none; permissions are checked here.
+fn create(env: &Env, walked: &Walked, mode: u32, flags: u32) -> Result<(PathRef, MaybeOpen)> {
     let Last::Name(name) = &walked.last else { return Err(Errno::EISDIR) };
-    super::names::make(env, &walked.parent, name, mode, 0, b"")
+    let mut file = None;
+    let place = super::names::make_with(env, &walked.parent, name, (mode, 0, b""), |directory, new| {
+        let made = directory.create(name, new, flags)?;
+        file = made.file;
+        Ok(made.inode)
+    })?;
+    Ok((place, file))
 }
 
 /// Group and mode of a new node in `parent` (`inode_init_owner()`, fs/inode.c).
@@ -307,22 +320,28 @@ fn open_unnamed(env: &Env, path: &[u8], flags: u32, mode: u32, resolve: Resolve)
     dir.inode().permission(env.who(), Access::WRITE | Access::EXEC)?;
     let (gid, mode) = new_owner(env, &**dir.inode(), S_IFREG | mode)?;
     let new = NewNode { mode, uid: env.cred.fsuid, gid, rdev: 0, target: b"" };
-    let inode = dir.inode().make_unnamed(&new)?;
+    let Made { inode, file } = dir.inode().create_unnamed(&new, flags & !(TMPFILE_BIT | O_DIRECTORY))?;
     let (_, ino) = inode.id()?;
     let dentry = dir.dentry.unnamed(format!("#{ino}").as_bytes(), inode, flags & O_EXCL == 0);
     let place = PathRef { mount: dir.mount, dentry };
-    open_place(env, &place, flags & !(TMPFILE_BIT | O_DIRECTORY), true)
+    finish_open(env, &place, flags & !(TMPFILE_BIT | O_DIRECTORY), true, file)
 }
 
-/// `do_open()` and `may_open()` (fs/namei.c). `made`: the node is new, and its mode does not count yet.
-pub fn open_place(env: &Env, place: &PathRef, flags: u32, made: bool) -> Result<Arc<OpenFile>> {
+/// Opens what is at `place`.
+pub fn open_place(env: &Env, place: &PathRef, flags: u32) -> Result<Arc<OpenFile>> {
+    finish_open(env, place, flags, false, None)
+}
+
+/// `do_open()` and `may_open()` (fs/namei.c). `made`: the node is new, and its mode does not count yet; perhaps it was
+/// opened by being made.
+fn finish_open(env: &Env, place: &PathRef, flags: u32, made: bool, file: MaybeOpen) -> Result<Arc<OpenFile>> {
     let inode = place.inode();
     let kind = inode.kind();
     if flags & O_DIRECTORY != 0 && kind != S_IFDIR {
         return Err(Errno::ENOTDIR);
     }
     if flags & O_PATH != 0 {
-        let file = Arc::new(PathFile(inode.clone()));
+        let file = Arc::new(PathFile { inode: inode.clone(), _pin: inode.pin()? });
         return Ok(OpenFile::with_path(file, flags & !O_CLOEXEC, Some(place.clone())));
     }
     let mut access = match flags & O_ACCMODE {
@@ -353,13 +372,14 @@ pub fn open_place(env: &Env, place: &PathRef, flags: u32, made: bool) -> Result<
     if writes && kind == S_IFREG {
         env.vfs().texts.may_write(inode)?;
     }
-    let file = match kind {
-        S_IFSOCK if inode.slot().is_some() => return Err(Errno::ENXIO),
-        S_IFIFO if inode.slot().is_some() => {
+    let file = match (file, kind) {
+        (Some(file), _) => file,
+        (None, S_IFSOCK) if inode.slot().is_some() => return Err(Errno::ENXIO),
+        (None, S_IFIFO) if inode.slot().is_some() => {
             let fifo = inode.slot().and_then(|slot| slot.get_or_init(|| Arc::new(Fifo::default())));
             fifo.ok_or(Errno::ENXIO)?.open(&env.task, flags, inode.clone())?
         }
-        _ => inode.clone().open(&Opening { who: env.who(), flags, path: place })?,
+        (None, _) => inode.clone().open(&Opening { who: env.who(), flags, path: place })?,
     };
     let truncates = flags & O_TRUNC != 0 && !made && kind == S_IFREG;
     if truncates {

@@ -19,7 +19,7 @@ use crate::abi::linux::{O_RDONLY, RLIMIT_STACK, SIGCHLD};
 use crate::abi::{PAGE_SIZE, page_floor};
 use crate::call::{After, Ctx};
 use crate::fd::{Io, OpenFile};
-use crate::fs::{Access, MountFlags, Opening, PathRef, Resolve, S_IFREG, Walk, Who};
+use crate::fs::{Access, MountFlags, Opening, PathRef, Resolve, S_IFREG, Walk, Who, anew};
 use crate::mem::{UserMemory, VecSink};
 use crate::mm::{self, AddressSpace};
 use crate::task::Caps;
@@ -86,6 +86,10 @@ impl ReadAt for Reader<'_> {
 
 /// `do_open_execat()`: a regular file that the caller may execute.
 fn open(task: &Arc<Task>, base: &PathRef, path: &[u8], how: Resolve) -> Result<Arc<OpenFile>> {
+    anew(|| try_open(task, base, path, how))
+}
+
+fn try_open(task: &Arc<Task>, base: &PathRef, path: &[u8], how: Resolve) -> Result<Arc<OpenFile>> {
     let cred = task.cred();
     let root = task.fs().root();
     let who = Who { cred: &cred, task: Some(task) };

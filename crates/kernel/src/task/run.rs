@@ -174,6 +174,7 @@ fn dispatch(cx: &mut Ctx<'_>) -> SysResult {
         Some(call) => match (call.handler)(cx) {
             // Files that are mapped no more may take the room.
             Err(Errno::ENOSPC) if cx.task.world.reclaim() => (call.handler)(cx),
+            Err(Errno::ESTALE) => crate::fs::anew(|| (call.handler)(cx)),
             result => result,
         },
         None => unknown(cx),

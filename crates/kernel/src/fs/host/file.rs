@@ -7,8 +7,9 @@ use std::sync::Arc;
 use coracle_platform::MapSource;
 use rustix::fs::{FallocateFlags, SeekFrom};
 
+use super::descriptor::statx;
 use super::errno;
-use super::node::{self, HostNode};
+use super::node::HostNode;
 use crate::abi::types::Stat;
 use crate::fd::{File, Io, Mapped};
 use crate::fs::{Inode, seek_regular};
@@ -128,7 +129,7 @@ impl File for HostFile {
     }
 
     fn stat(&self) -> Result<Stat> {
-        node::statx(&self.file, b"")
+        statx(&*self.file, b"")
     }
 
     fn truncate(&self, len: u64) -> Result<()> {

@@ -198,7 +198,7 @@ impl Inode for Node {
             (Some(upper), Some(lower)) => {
                 let mut stat = upper.stat()?;
                 if !self.data_up() {
-                    let lower = lower.stat()?;
+                    let lower = self.below(lower, |lower| lower.stat())?;
                     stat.st_size = lower.st_size;
                     stat.st_blocks = lower.st_blocks;
                     stat.st_blksize = lower.st_blksize;
@@ -234,7 +234,7 @@ impl Inode for Node {
             (Some(upper), lower) => {
                 // New attributes do not open what the host keeps closed.
                 if let Some(lower) = lower.as_ref().filter(|_| !self.data_up())
-                    && !lower.served(access)
+                    && !self.gives(lower, access)
                 {
                     return Err(Errno::EACCES);
                 }
@@ -246,11 +246,22 @@ impl Inode for Node {
     }
 
     fn served(&self, access: Access) -> bool {
-        self.data_up() || self.lower.as_ref().is_none_or(|lower| lower.served(access))
+        self.data_up() || self.lower.as_ref().is_none_or(|lower| self.gives(lower, access))
     }
 
     fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>> {
-        Ok(self.find(name)?)
+        Ok(self.find(name, false)?)
+    }
+
+    fn lookup_on_way(&self, name: &[u8]) -> Result<Arc<dyn Inode>> {
+        Ok(self.find(name, true)?)
+    }
+
+    fn pin(&self) -> Result<Option<Arc<dyn Any + Send + Sync>>> {
+        match &self.lower {
+            Some(lower) if !self.data_up() => self.below(lower, |lower| lower.pin()),
+            _ => Ok(None),
+        }
     }
 
     fn still(&self, name: &[u8], child: &Arc<dyn Inode>, last: bool) -> bool {
@@ -309,7 +320,8 @@ impl Inode for Node {
                 Ok(Arc::new(OverlayFile::new(self, None, how.flags)))
             }
             _ => {
-                let lower = self.lower.clone().ok_or(Errno::ENXIO)?.open(how)?;
+                let lower = self.lower.as_ref().ok_or(Errno::ENXIO)?;
+                let lower = self.below(lower, |lower| lower.clone().open(how))?;
                 if self.kind == S_IFREG {
                     Ok(Arc::new(OverlayFile::new(self, Some(lower), how.flags)))
                 } else {
@@ -365,8 +377,8 @@ impl Inode for Node {
     fn rename(&self, old: &[u8], to: &Arc<dyn Inode>, new: &[u8], flags: u32) -> Result<()> {
         let to = downcast(to)?;
         let _moves = self.shared.moves.lock();
-        let node = self.find(old)?;
-        let target = replaced(to.find(new), flags)?;
+        let node = self.find(old, false)?;
+        let target = replaced(to.find(new, false), flags)?;
         self.touch()?;
         to.touch()?;
         node.attributes_up()?;
@@ -428,7 +440,7 @@ impl Inode for Node {
                 if !self.data_up()
                     && let Some(lower) = &self.lower
                     && size > 0
-                    && !lower.served(Access::READ)
+                    && !self.gives(lower, Access::READ)
                 {
                     return Err(Errno::EACCES);
                 }

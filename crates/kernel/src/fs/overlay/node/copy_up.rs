@@ -7,7 +7,7 @@ use super::Node;
 use crate::abi::types::Timespec;
 use crate::fs::host::HostNode;
 use crate::fs::mem::{Data, MemInode};
-use crate::fs::{Inode, NewNode, S_IFDIR};
+use crate::fs::{Access, Inode, NewNode, S_IFDIR};
 use crate::mem::{SliceSource, VecSink};
 use crate::{Errno, Result};
 
@@ -72,12 +72,37 @@ impl Node {
         }
         let lower = self.lower.as_ref().ok_or(Errno::EIO)?;
         let data = upper.data().ok_or(Errno::EINVAL)?;
-        if let Err(error) = copy_contents(&**lower, data, keep) {
+        if let Err(error) = self.below(lower, |lower| copy_contents(&**lower, data, keep)) {
             let _ = data.truncate(0);
             return Err(error);
         }
         self.data_up.store(true, Ordering::Release);
         Ok(upper)
+    }
+
+    /// Runs `ask` on the lower node. The host may have put another one into the place of a node with attributes of its
+    /// own, which the directory above remembers: then on that one, if it is of the same kind.
+    pub(super) fn below<T>(
+        &self,
+        lower: &Arc<dyn Inode>,
+        ask: impl Fn(&Arc<dyn Inode>) -> Result<T>,
+    ) -> Result<T> {
+        match ask(lower) {
+            Err(Errno::ESTALE) if self.upper().is_some() => ask(&self.successor().ok_or(Errno::ESTALE)?),
+            other => other,
+        }
+    }
+
+    /// The lower tree gives this access.
+    pub(super) fn gives(&self, lower: &Arc<dyn Inode>, access: Access) -> bool {
+        self.below(lower, |lower| lower.access_info().map(|_| lower.served(access))).unwrap_or(false)
+    }
+
+    /// What the lower tree has in the place where this node was found.
+    fn successor(&self) -> Option<Arc<dyn Inode>> {
+        let (parent, name) = self.home.as_ref()?;
+        let found = parent.upgrade()?.lower.as_ref()?.lookup(name).ok()?;
+        (found.kind() == self.kind).then_some(found)
     }
 
     /// Names changed: so did the times.
@@ -106,16 +131,16 @@ fn copy_contents(lower: &dyn Inode, into: &Data, keep: u64) -> Result<()> {
     }
     let node = lower.as_any().downcast_ref::<HostNode>().ok_or(Errno::EIO)?;
     let host = |error: rustix::io::Errno| Errno::from_raw(error.raw_os_error());
-    let file = node.open_host(rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NONBLOCK)?;
-    let size = rustix::fs::fstat(&file).map_err(host)?.st_size as u64;
+    let file = &*node.open_to_read()?;
+    let size = rustix::fs::fstat(file).map_err(host)?.st_size as u64;
     copy_ranges(into, keep.min(size), |at, limit| {
-        let at = match rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(at)) {
+        let at = match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(at)) {
             Err(rustix::io::Errno::NXIO) => return Ok(None),
             Err(rustix::io::Errno::INVAL) => at,
             other => other.map_err(host)?,
         };
         let mut bytes = vec![0; limit];
-        let count = rustix::io::pread(&file, &mut bytes, at).map_err(host)?;
+        let count = rustix::io::pread(file, &mut bytes, at).map_err(host)?;
         bytes.truncate(count);
         Ok((count > 0).then_some((at, bytes)))
     })

@@ -8,14 +8,16 @@ use crate::fs::Inode;
 use crate::{Errno, Result};
 
 impl Node {
-    pub(super) fn find(&self, name: &[u8]) -> Result<Arc<Node>> {
+    /// `on_way`: a path goes on behind it.
+    pub(super) fn find(&self, name: &[u8], on_way: bool) -> Result<Arc<Node>> {
         self.directory()?;
         match self.names.lock().map.get(name) {
             Some(Entry::Node(_, node)) => return Ok(node.clone()),
             Some(Entry::Gone) => return Err(Errno::ENOENT),
             None => {}
         }
-        let lower = self.lower.as_ref().ok_or(Errno::ENOENT)?.lookup(name)?;
+        let lower = self.lower.as_ref().ok_or(Errno::ENOENT)?;
+        let lower = if on_way { lower.lookup_on_way(name) } else { lower.lookup(name) }?;
         let linked = self.shared.linked.lock();
         if !linked.is_empty()
             && let Some(node) = lower.id().ok().and_then(|id| linked.get(&id)).filter(|n| n.kind == lower.kind())
