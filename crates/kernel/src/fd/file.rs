@@ -9,7 +9,7 @@ use coracle_platform::MapSource;
 use parking_lot::Mutex;
 
 use super::fasync::{Fown, Request};
-use crate::abi::linux::{FASYNC, O_ACCMODE, O_NONBLOCK, O_PATH, O_RDONLY, O_WRONLY};
+use crate::abi::linux::{FASYNC, O_ACCMODE, O_APPEND, O_NONBLOCK, O_PATH, O_RDONLY, O_WRONLY};
 use crate::abi::types::Stat;
 use crate::call::Ctx;
 use crate::mem::{Sink, Source};
@@ -109,6 +109,11 @@ pub trait File: Send + Sync + 'static {
     /// `fallocate`.
     fn allocate(&self, _mode: u32, _offset: u64, _len: u64) -> Result<()> {
         Err(Errno::ENODEV)
+    }
+
+    /// It may be added to and no more (`IS_APPEND()`): flags that say otherwise are refused (`EPERM`).
+    fn append_only(&self) -> bool {
+        false
     }
 
     /// `fsync` and `fdatasync`.
@@ -252,6 +257,9 @@ impl OpenFile {
     /// Replaces the status flags that `F_SETFL` may change, keeping the others.
     pub fn set_flags(&self, changeable: u32, value: u32) -> Result<()> {
         let new = (self.flags() & !changeable) | (value & changeable);
+        if new & O_APPEND == 0 && self.flags() & O_APPEND != 0 && self.file.append_only() {
+            return Err(Errno::EPERM);
+        }
         self.file.flags_changed(new)?;
         self.flags.store(new, Ordering::Relaxed);
         Ok(())

@@ -90,6 +90,8 @@ impl Inode for FileInode {
             Some(inode) => inode.set_attr(attr),
             // An inherited file, opened with O_TRUNC through /dev/stdout.
             None if attr.mode.is_none() && attr.uid.is_none() && attr.gid.is_none() => match attr.size {
+                // What only grows is opened with O_TRUNC by scripts that mean to add a line to /dev/stderr.
+                Some(0) if attr.mtime.is_some() && self.open.file.append_only() => Ok(()),
                 Some(size) => self.open.file.truncate(size),
                 None => Ok(()),
             },

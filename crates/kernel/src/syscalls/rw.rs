@@ -260,6 +260,9 @@ fn write_ranges(cx: &mut Ctx<'_>, file: &Arc<OpenFile>, mut ranges: Ranges, at: 
         flags |= O_APPEND;
     }
     if rwf & RWF_NOAPPEND != 0 {
+        if flags & O_APPEND != 0 && file.file.append_only() {
+            return Err(Errno::EPERM);
+        }
         flags &= !O_APPEND;
     }
     let attempt = |cx: &mut Ctx<'_>, ranges: &Ranges, offset: u64| {

@@ -2,6 +2,7 @@
 
 mod chars;
 mod drivers;
+mod output;
 pub mod stream;
 pub mod terminal;
 

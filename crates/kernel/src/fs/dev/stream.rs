@@ -5,7 +5,6 @@
 
 use std::any::Any;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -14,6 +13,8 @@ use parking_lot::Mutex;
 use rustix::fs::{FileType, OFlags, SeekFrom};
 use rustix::termios::{self, SpecialCodeIndex};
 
+pub use super::output::OutputLimit;
+use super::output::{Output, Target};
 use super::terminal;
 use crate::abi::ioctl::*;
 use crate::abi::types::Stat;
@@ -26,31 +27,6 @@ use crate::mem::{Sink, Source};
 use crate::wait::{Events, PollTable, host_ready};
 use crate::{Errno, Result, SysResult};
 
-/// Counts what guests write to inherited streams, and says when it is too much.
-pub struct OutputLimit {
-    left: AtomicU64,
-    exceeded: Box<dyn Fn() + Send + Sync>,
-}
-
-impl OutputLimit {
-    /// `exceeded` is called (perhaps more than once) when more than `bytes` are written.
-    pub fn new(bytes: u64, exceeded: impl Fn() + Send + Sync + 'static) -> Arc<OutputLimit> {
-        Arc::new(OutputLimit { left: AtomicU64::new(bytes), exceeded: Box::new(exceeded) })
-    }
-
-    /// How many of `bytes` may still be written.
-    fn take(&self, bytes: u64) -> u64 {
-        let take = |left: u64| Some(left.saturating_sub(bytes));
-        let left = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
-        left.unwrap_or_else(|left| left).min(bytes)
-    }
-
-    /// More was to be written than there was room for.
-    fn exceed(&self) {
-        (self.exceeded)();
-    }
-}
-
 /// An inherited descriptor.
 pub struct HostStream {
     fd: Arc<OwnedFd>,
@@ -61,6 +37,8 @@ pub struct HostStream {
     /// The node in the guest's `/dev` that stands for the terminal.
     node: OnceLock<Arc<dyn Inode>>,
     limit: Option<Arc<OutputLimit>>,
+    /// A regular file that was opened for appending.
+    append: bool,
     /// Where the guest's open file believes to be. The host's position, which others share and move (standard
     /// output and error often are one file), counts for sequential reads and writes.
     believed: Mutex<u64>,
@@ -88,6 +66,7 @@ impl HostStream {
             rdev: stat.st_rdev,
             node: OnceLock::new(),
             limit,
+            append: kind == FileType::RegularFile && flags.contains(OFlags::APPEND),
             believed: Mutex::new(0),
             held: Mutex::default(),
         };
@@ -103,6 +82,25 @@ impl HostStream {
 
     fn regular(&self) -> bool {
         self.kind == FileType::RegularFile
+    }
+
+    fn output(&self) -> Output<'_> {
+        Output { fd: &self.fd, append: self.append, limit: self.limit.as_deref() }
+    }
+
+    /// Writes to a regular file; the second value says that the limit let all pass. `None`: at the end.
+    fn write_regular(&self, offset: Option<u64>, bytes: &[u8]) -> Result<(usize, bool)> {
+        let mut whole = true;
+        let mut put = |target| {
+            let (count, all) = self.output().write(bytes, target)?;
+            whole = all;
+            Ok(count)
+        };
+        let count = match offset {
+            None => put(Target::End)?,
+            Some(offset) => self.at(offset, |at| put(at.map_or(Target::Here, Target::At)))?,
+        };
+        Ok((count, whole))
     }
 
     /// Runs `step` at the host's position if `offset` is where the guest's open file stands, else at `offset`.
@@ -133,6 +131,65 @@ impl HostStream {
 
     pub(super) fn set_node(&self, node: &Arc<dyn Inode>) {
         let _ = self.node.set(node.clone());
+    }
+
+    /// Writes to a regular file, at its end without an offset.
+    fn fill(&self, offset: Option<u64>, from: &mut dyn Source) -> Result<usize> {
+        let mut buffer = vec![0; from.remaining().min(64 << 10)];
+        let mut done = 0;
+        while from.remaining() > 0 {
+            let count = from.take(&mut buffer)?;
+            let bytes = buffer.get(..count).unwrap_or_default();
+            let at = offset.map(|offset| offset.saturating_add(done as u64));
+            let (written, whole) = match self.write_regular(at, bytes) {
+                Err(_) if done > 0 => break,
+                other => other?,
+            };
+            done += written;
+            if let Some(limit) = self.limit.as_ref().filter(|_| !whole) {
+                limit.exceed();
+                return if done > 0 { Ok(done) } else { Err(Errno::EIO) };
+            }
+            if written < count {
+                break;
+            }
+        }
+        Ok(done)
+    }
+
+    /// Writes to anything else.
+    fn send(&self, io: &Io<'_>, from: &mut dyn Source) -> Result<usize> {
+        self.check_output(io)?;
+        let mut buffer = vec![0; from.remaining().min(64 << 10)];
+        // A pipe that is ready takes PIPE_BUF bytes without blocking; more could block this thread.
+        let step = if self.kind == FileType::Fifo || self.kind == FileType::Socket { 4096 } else { buffer.len() };
+        let mut done = 0;
+        while from.remaining() > 0 {
+            if !self.ready(Events::OUT) {
+                return if done > 0 { Ok(done) } else { Err(Errno::EAGAIN) };
+            }
+            let count = from.take(buffer.get_mut(..step.min(from.remaining())).unwrap_or_default())?;
+            let allowed = self.limit.as_ref().map_or(count as u64, |limit| limit.take(count as u64));
+            let mut bytes = buffer.get(..usize::try_from(allowed).unwrap_or(count)).unwrap_or_default();
+            while !bytes.is_empty() {
+                let written = match rustix::io::write(&self.fd, bytes) {
+                    Err(rustix::io::Errno::AGAIN) => {
+                        // Somebody else made it non-blocking: wait as this thread would have.
+                        let mut fds = [rustix::event::PollFd::new(&self.fd, rustix::event::PollFlags::OUT)];
+                        let _ = rustix::event::poll(&mut fds, None);
+                        continue;
+                    }
+                    other => other.map_err(errno)?,
+                };
+                done += written;
+                bytes = bytes.get(written..).unwrap_or_default();
+            }
+            if let Some(limit) = self.limit.as_ref().filter(|_| allowed < count as u64) {
+                limit.exceed();
+                return if done > 0 { Ok(done) } else { Err(Errno::EIO) };
+            }
+        }
+        Ok(done)
     }
 
     /// `VMIN` and `VTIME` of a terminal that does not wait for whole lines.
@@ -193,52 +250,17 @@ impl File for HostStream {
     }
 
     fn write(&self, io: &Io<'_>, offset: u64, from: &mut dyn Source) -> Result<usize> {
-        self.check_output(io)?;
-        let mut buffer = vec![0; from.remaining().min(64 << 10)];
-        // A pipe that is ready takes PIPE_BUF bytes without blocking; more could block this thread.
-        let step = if self.kind == FileType::Fifo || self.kind == FileType::Socket { 4096 } else { buffer.len() };
-        let mut done = 0;
-        while from.remaining() > 0 {
-            if !self.ready(Events::OUT) {
-                return if done > 0 { Ok(done) } else { Err(Errno::EAGAIN) };
-            }
-            let count = from.take(buffer.get_mut(..step.min(from.remaining())).unwrap_or_default())?;
-            let allowed = self.limit.as_ref().map_or(count as u64, |limit| limit.take(count as u64));
-            let mut bytes = buffer.get(..usize::try_from(allowed).unwrap_or(count)).unwrap_or_default();
-            while !bytes.is_empty() {
-                let written = if self.regular() {
-                    self.at(offset.saturating_add(done as u64), |at| {
-                        match at {
-                            Some(at) => rustix::io::pwrite(&self.fd, bytes, at),
-                            None => rustix::io::write(&self.fd, bytes),
-                        }
-                        .map_err(errno)
-                    })?
-                } else {
-                    match rustix::io::write(&self.fd, bytes) {
-                        Err(rustix::io::Errno::AGAIN) => {
-                            // Somebody else made it non-blocking: wait as this thread would have.
-                            let mut fds = [rustix::event::PollFd::new(&self.fd, rustix::event::PollFlags::OUT)];
-                            let _ = rustix::event::poll(&mut fds, None);
-                            continue;
-                        }
-                        other => other.map_err(errno)?,
-                    }
-                };
-                done += written;
-                bytes = bytes.get(written..).unwrap_or_default();
-            }
-            if let Some(limit) = self.limit.as_ref().filter(|_| allowed < count as u64) {
-                limit.exceed();
-                return if done > 0 { Ok(done) } else { Err(Errno::EIO) };
-            }
+        match self.regular() {
+            true => self.fill(Some(offset), from),
+            false => self.send(io, from),
         }
-        Ok(done)
     }
 
     fn append(&self, io: &Io<'_>, from: &mut dyn Source) -> Result<(usize, u64)> {
-        let offset = *self.believed.lock();
-        let count = self.write(io, offset, from)?;
+        if !self.regular() {
+            return self.send(io, from).map(|count| (count, 0));
+        }
+        let count = self.fill(None, from)?;
         let end = self.position();
         *self.believed.lock() = end;
         Ok((count, end))
@@ -295,20 +317,27 @@ impl File for HostStream {
     }
 
     fn truncate(&self, len: u64) -> Result<()> {
-        rustix::fs::ftruncate(&self.fd, len).map_err(errno)
+        if self.regular() { self.output().truncate(len) } else { Err(Errno::EINVAL) }
+    }
+
+    fn allocate(&self, mode: u32, offset: u64, len: u64) -> Result<()> {
+        if self.regular() { self.output().allocate(mode, offset, len) } else { Err(Errno::ENODEV) }
+    }
+
+    fn append_only(&self) -> bool {
+        self.append
     }
 
     fn sync(&self, _data_only: bool) -> Result<()> {
         if self.regular() { rustix::fs::fsync(&self.fd).map_err(errno) } else { Err(Errno::EINVAL) }
     }
 
-    fn map(&self, key: u64, _writable_shared: bool) -> Result<Mapped> {
-        // Nobody counts what is written to a mapping.
-        if self.regular() && self.limit.is_none() {
-            Ok(Mapped::File(MapSource { file: self.fd.clone(), key }))
-        } else {
-            Err(Errno::ENODEV)
+    fn map(&self, key: u64, writable_shared: bool) -> Result<Mapped> {
+        if !self.regular() {
+            return Err(Errno::ENODEV);
         }
+        let file = self.output().to_map(&self.fd, writable_shared)?;
+        Ok(Mapped::File(MapSource { file, key }))
     }
 
     fn inode(&self) -> Option<Arc<dyn Inode>> {
