@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueHint};
 use coracle::config::{Environment, User};
-use coracle::control::{self, ExecRequest};
+use coracle::control::{self, ExecRequest, Inherited};
 
 use crate::parse;
 
@@ -51,6 +51,7 @@ pub fn run(args: ExecArgs) -> ExitCode {
         env: environment.resolve(std::env::vars_os()),
         workdir: args.workdir,
         user: args.user,
+        inherited: Inherited::here(),
     };
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let ended = control::find(&args.id)

@@ -68,6 +68,8 @@ coracle::before_main!(AT_ONCE, run_at_once);
 /// SIGSEGV.
 fn run_at_once() {
     if std::env::args_os().nth(1).is_none_or(|word| word != "run") {
+        // `exec` hands on what the runtime is about to change.
+        child::note_broken_pipes();
         return;
     }
     startup::step("exec, C runtime");

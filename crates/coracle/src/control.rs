@@ -16,8 +16,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use coracle_backends::confine::is_sandbox;
+use coracle_platform::inherit;
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
+use signal_hook::consts::SIGTSTP;
 
 use crate::config::User;
 use crate::sandbox::relay;
@@ -54,6 +56,31 @@ pub struct ExecRequest {
     pub workdir: Option<OsString>,
     /// `None`: as the first process started.
     pub user: Option<User>,
+    /// What it inherits besides; by default nothing of the requester's.
+    #[serde(default)]
+    pub inherited: Inherited,
+}
+
+/// What a program inherits of whoever starts it, besides its streams (execve(2)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inherited {
+    pub umask: u32,
+    /// Signals that are ignored: signal N is bit N - 1.
+    pub ignored: u64,
+}
+
+impl Default for Inherited {
+    fn default() -> Self {
+        Self { umask: 0o022, ignored: 0 }
+    }
+}
+
+impl Inherited {
+    /// What the calling process would hand on. SIGPIPE is ignored by every Rust program, and not handed on for that
+    /// (`std::process::Command`).
+    pub fn here() -> Self {
+        Self { umask: inherit::umask(), ignored: inherit::ignored() }
+    }
 }
 
 /// What a sandbox says when it will not do something.
@@ -292,6 +319,8 @@ impl Sandbox {
         loop {
             match wire::receive(&stream).map_err(failed)?.0 {
                 Response::Ended { code } => return Ok(code),
+                // The shell that ignores this for its children does not wait for one to stop.
+                Response::Stopped if inherit::ignores(SIGTSTP) => {}
                 Response::Stopped => relay::stop(),
                 other => return Err(self.odd(&other)),
             }

@@ -60,8 +60,11 @@ pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     borrowed.try_clone_to_owned()
 }
 
+pub use crate::inherit::note_broken_pipes;
+
 /// What Rust's runtime does before `main`: writing to a closed pipe is an error and no signal.
 pub fn ignore_broken_pipes() {
+    note_broken_pipes();
     // SAFETY: no handler is installed, only the disposition changes.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
 }

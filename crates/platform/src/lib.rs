@@ -5,6 +5,7 @@
 //! [`Trap`]. The kernel answers with a [`Resume`]. Nothing here knows how guest code is confined.
 
 pub mod child;
+pub mod inherit;
 pub mod mock;
 pub mod probe;
 mod regs;

@@ -84,7 +84,13 @@ fn start_in(dir: &Path, handler: Arc<dyn Handler>) -> io::Result<Server> {
 }
 
 fn request(program: &str) -> ExecRequest {
-    ExecRequest { argv: vec![program.into()], env: Vec::new(), workdir: None, user: None }
+    ExecRequest {
+        argv: vec![program.into()],
+        env: Vec::new(),
+        workdir: None,
+        user: None,
+        inherited: Inherited::default(),
+    }
 }
 
 #[test]

@@ -13,6 +13,7 @@ use coracle_kernel::abi::linux::{SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGT
 use coracle_kernel::fs::PathRef;
 use coracle_kernel::fs::dev::stream::OutputLimit;
 use coracle_kernel::fs::dev::terminal;
+use coracle_kernel::signal::SigSet;
 use coracle_kernel::task::{Cred, Process, Spawn, usage};
 use coracle_kernel::world::World;
 
@@ -59,7 +60,8 @@ impl Live {
             argv: request.argv.into_iter().map(OsString::into_vec).collect(),
             env: request.env.into_iter().map(OsString::into_vec).collect(),
             cwd,
-            umask: 0o022,
+            umask: request.inherited.umask & 0o777,
+            ignored: SigSet(request.inherited.ignored),
             cred,
             files,
             own_session: true,

@@ -22,11 +22,12 @@ use std::time::{Duration, Instant, SystemTime};
 use coracle_backends::confine::Right;
 use coracle_backends::seccomp::{Born, SeccompPlatform};
 use coracle_kernel::abi::linux::{SIGKILL, SIGTERM};
+use coracle_kernel::signal::SigSet;
 use coracle_kernel::task::{Cred, ExecError, Job, Spawn};
 use coracle_kernel::time::{Choice, Offsets};
 use coracle_kernel::world::{World, WorldConfig};
-use coracle_platform::Waiting;
 use coracle_platform::waiting::Policy;
+use coracle_platform::{Waiting, inherit};
 use rustix::fs::Mode;
 
 use attendant::Attendant;
@@ -53,6 +54,8 @@ pub fn run(
     started: impl FnOnce(&Arc<Live>),
 ) -> Result<Outcome, Error> {
     let start = Instant::now();
+    // Before this process sets anything of its own.
+    let ignored = SigSet(inherit::ignored());
     logger::install(config.log);
     raise_descriptor_limit();
     let cpus = bind_cpus(config);
@@ -126,6 +129,7 @@ pub fn run(
             env: environment.into_iter().map(OsString::into_vec).collect(),
             cwd: cwd.clone(),
             umask,
+            ignored,
             cred: cred.clone(),
             files,
             own_session: false,

@@ -8,6 +8,7 @@ use std::thread;
 
 use coracle_kernel::task::Process;
 use coracle_kernel::world::World;
+use coracle_platform::inherit;
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcsetattr};
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2, SIGWINCH};
 use signal_hook::iterator::backend::{Handle, SignalDelivery};
@@ -62,6 +63,7 @@ pub fn begin(target: &Target) -> Option<Beside> {
     let target = target.clone();
     let pass = move |signal| match target.get() {
         Some((world, first)) => pass(world, first, signal),
+        None if inherit::ignores(signal) => {}
         None => _ = signal_hook::low_level::emulate_default_handler(signal),
     };
     let (fd, mut delivery) = arriving().inspect_err(unheard).ok()?;
@@ -119,7 +121,10 @@ fn pass(world: &Weak<World>, first: &Weak<Process>, signal: i32) {
                 None => world.signal_all(signal),
             }
             drop((world, first));
-            stop();
+            // The shell that ignores this for its children does not wait for one to stop.
+            if !inherit::ignores(SIGTSTP) {
+                stop();
+            }
         }
         _ => world.signal_tree(&first, signal),
     }

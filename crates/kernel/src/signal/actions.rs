@@ -2,7 +2,7 @@
 
 use parking_lot::Mutex;
 
-use super::{DefaultAction, Signal};
+use super::{DefaultAction, SigSet, Signal};
 use crate::abi::linux as raw;
 use crate::abi::types::Sigaction;
 
@@ -39,6 +39,15 @@ impl Default for Dispositions {
 }
 
 impl Dispositions {
+    /// With these ignored, and nothing else set.
+    pub fn ignoring(set: SigSet) -> Dispositions {
+        let table = Dispositions::default();
+        for signal in set.blockable().iter() {
+            table.set(signal, Sigaction { handler: SIG_IGN, ..Sigaction::default() });
+        }
+        table
+    }
+
     /// What is set for `signal`.
     pub fn get(&self, signal: Signal) -> Sigaction {
         self.0.lock().get(signal.index()).copied().unwrap_or_default()

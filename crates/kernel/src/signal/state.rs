@@ -148,6 +148,12 @@ impl TaskSignals {
 }
 
 impl ProcessSignals {
+    /// For a program that is started from outside: it ignores what it was told to.
+    pub fn ignoring(set: SigSet) -> ProcessSignals {
+        let dispositions = Mutex::new(Arc::new(Dispositions::ignoring(set)));
+        ProcessSignals { dispositions, ..ProcessSignals::default() }
+    }
+
     /// For a new process with these `CLONE_*` flags: dispositions are shared (`CLONE_SIGHAND`), reset
     /// (`CLONE_CLEAR_SIGHAND`) or copied; nothing is pending.
     pub fn cloned(parent: &ProcessSignals, flags: u64) -> ProcessSignals {

@@ -23,7 +23,7 @@ use crate::fd::{FdEntry, FdTable, OpenFile};
 use crate::fs::dev::terminal;
 use crate::fs::{FsContext, PathRef, Resolve};
 use crate::mm::AddressSpace;
-use crate::signal;
+use crate::signal::{self, SigSet};
 use crate::world::World;
 use crate::{Errno, Result};
 
@@ -35,6 +35,8 @@ pub struct Spawn {
     pub env: Vec<Vec<u8>>,
     pub cwd: PathRef,
     pub umask: u32,
+    /// Signals that it ignores, as execve(2) hands them on.
+    pub ignored: SigSet,
     pub cred: Cred,
     /// Descriptors 0, 1, 2, …
     pub files: Vec<Arc<OpenFile>>,
@@ -199,7 +201,7 @@ impl World {
             pid,
             // The group is its own.
             links: Links { parent: Arc::downgrade(init), parent_tid: 1, children: Vec::new(), pgid: pid, session },
-            signals: signal::ProcessSignals::default(),
+            signals: signal::ProcessSignals::ignoring(spawn.ignored),
             rlimits: *init.rlimits.lock(),
             mm: Some(mm.clone()),
             exit_signal: SIGCHLD as i32,

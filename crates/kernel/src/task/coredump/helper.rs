@@ -9,6 +9,7 @@ use crate::abi::linux::{O_RDONLY, O_WRONLY, RLIMIT_CORE};
 use crate::abi::types::Rlimit;
 use crate::fd::OpenFile;
 use crate::ipc::pipe;
+use crate::signal::SigSet;
 use crate::task::boot::Spawn;
 use crate::task::{Cred, Process};
 
@@ -73,7 +74,8 @@ pub fn start(task: &Arc<Task>, signal: i32, limit: u64) -> Option<(Helper, Arc<O
     let files = vec![OpenFile::new(reader, O_RDONLY)];
     let cwd = task.world.vfs.mounts.root();
     let cred = Cred::new(0, 0, Vec::new());
-    let spawn = Spawn { argv, env: Vec::new(), cwd, umask: 0o022, cred, files, own_session: false };
+    let ignored = SigSet::EMPTY;
+    let spawn = Spawn { argv, env: Vec::new(), cwd, umask: 0o022, ignored, cred, files, own_session: false };
     let limited = |process: &Process| {
         if let Some(core) = process.rlimits.lock().get_mut(RLIMIT_CORE as usize) {
             *core = Rlimit { cur: NO_FURTHER, max: NO_FURTHER };
