@@ -10,6 +10,7 @@ mod kill;
 mod parse;
 mod ps;
 mod run;
+mod shown;
 
 use std::ffi::OsString;
 use std::io::Write;

@@ -7,12 +7,13 @@ use std::time::Duration;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueEnum, ValueHint};
 use coracle::config::{
-    self, Bind, ClockChoice, Config, Confine, Environment, Limits, LogLevel, Net, PlatformChoice, Rootfs, Timeout,
+    self, ClockChoice, Config, Confine, Environment, Limits, LogLevel, Net, PlatformChoice, Rootfs, Timeout,
     Trace, User, WaitPolicy,
 };
 use coracle::{Reason, startup};
 
 use crate::parse::{self, TraceArg};
+use crate::shown::Shown;
 
 /// Run a program in a sandbox of its own.
 ///
@@ -30,16 +31,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "DIR|TAR", value_hint = ValueHint::AnyPath, help_heading = FILES)]
     rootfs: Option<PathBuf>,
 
-    /// Show a host file or directory at a place inside; `:ro` forbids writes to it.
-    ///
-    /// May be given many times. This is also the way to show what is hidden, as in `--bind $HOME:$HOME:ro`.
-    #[arg(long, value_name = "SRC:DST[:ro]", value_parser = OsStringValueParser::new().try_map(parse::bind),
-        value_hint = ValueHint::AnyPath, help_heading = FILES)]
-    bind: Vec<Bind>,
-
-    /// Let the program change this host directory for good, at its own path.
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = FILES)]
-    write: Vec<PathBuf>,
+    #[command(flatten)]
+    shown: Shown,
 
     /// List at the end, on stderr, what the run wrote: A added, M modified, D deleted.
     #[arg(long, help_heading = FILES)]
@@ -292,8 +285,7 @@ impl RunArgs {
         }
         Some(RunArgs {
             rootfs: None,
-            bind: Vec::new(),
-            write: Vec::new(),
+            shown: Shown::default(),
             diff: false,
             save: None,
             workdir: None,
@@ -331,8 +323,9 @@ impl RunArgs {
             let path = absolute("--rootfs", path)?;
             config.rootfs = if path.is_file() { Rootfs::Tar(path) } else { Rootfs::Dir(path) };
         }
-        config.binds = self.bind;
-        config.write = self.write.into_iter().map(|dir| absolute("--write", dir)).collect::<Result<_, _>>()?;
+        config.binds = self.shown.bind;
+        config.write =
+            self.shown.write.into_iter().map(|dir| absolute("--write", dir)).collect::<Result<_, _>>()?;
         config.workdir = self.workdir;
         config.env = environment(self.env, self.env_clear);
         config.user = self.user;
@@ -416,6 +409,7 @@ fn traces(args: Vec<TraceArg>) -> Trace {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use coracle::config::Bind;
 
     use super::*;
 

@@ -19,9 +19,9 @@ pub struct Config {
     pub argv: Vec<OsString>,
     /// What the guest sees at `/`.
     pub rootfs: Rootfs,
-    /// Host files and directories shown elsewhere, in order; later ones cover earlier ones.
+    /// Host files and directories shown elsewhere. Of two at the same place the later covers the earlier.
     pub binds: Vec<Bind>,
-    /// Host directories that the guest may change for good, each at its own path.
+    /// Host directories that the guest may change for good, each at its own path. They cover binds to the same place.
     #[serde(with = "os_text::paths")]
     pub write: Vec<PathBuf>,
     /// Where the program starts, in the view. `None`: the caller's directory if the view has it, else `/`.
@@ -95,10 +95,13 @@ impl Config {
         }
     }
 
-    /// Every host path that is shown at a place of its own: the binds, then `--write` directories.
-    pub fn mounts(&self) -> impl Iterator<Item = Bind> + '_ {
+    /// Every host path that is shown at a place of its own, in the order in which they are mounted: outer places before
+    /// inner ones, so that no directory covers what is shown inside of it.
+    pub fn mounts(&self) -> Vec<Bind> {
         let write = self.write.iter().map(|dir| Bind { src: dir.clone(), dst: dir.clone(), read_only: false });
-        self.binds.iter().cloned().chain(write)
+        let mut mounts: Vec<Bind> = self.binds.iter().cloned().chain(write).collect();
+        mounts.sort_by_key(|bind| bind.dst.components().count());
+        mounts
     }
 }
 

@@ -86,7 +86,18 @@ fn write_directories_are_mounts_at_their_own_path() {
     let mut config = Config::new(["/bin/true"]);
     config.binds.push(Bind { src: "/a".into(), dst: "/b".into(), read_only: true });
     config.write.push("/c".into());
-    let mounts: Vec<Bind> = config.mounts().collect();
+    let mounts = config.mounts();
     assert_eq!(mounts.len(), 2);
     assert_eq!(mounts.last().unwrap(), &Bind { src: "/c".into(), dst: "/c".into(), read_only: false });
+}
+
+#[test]
+fn outer_places_are_mounted_first_and_later_ones_over_earlier_ones() {
+    let mut config = Config::new(["/bin/true"]);
+    for (src, dst) in [("/1", "/w/a/b"), ("/2", "/w/a"), ("/3", "//w/./a/"), ("/4", "/")] {
+        config.binds.push(Bind { src: src.into(), dst: dst.into(), read_only: true });
+    }
+    config.write.push("/w".into());
+    let order: Vec<_> = config.mounts().into_iter().map(|bind| bind.src).collect();
+    assert_eq!(order, ["/4", "/w", "/2", "/3", "/1"].map(std::path::PathBuf::from));
 }

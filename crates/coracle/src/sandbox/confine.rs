@@ -10,7 +10,7 @@ use coracle_backends::confine::{self, ConfineError, Enforced, Entered, LastWords
 use rustix::fs::{FileType, Mode, OFlags, RawDir};
 
 use super::view;
-use crate::config::{Config, Confine, Net, Rootfs};
+use crate::config::{Bind, Config, Confine, Net, Rootfs};
 use crate::{Error, Lanes, Outcome, Reason};
 
 /// Directories of the host's root that the sandbox has its own of, beside the hidden ones.
@@ -83,9 +83,14 @@ fn refused() -> Outcome {
 
 fn needs(config: &Config) -> Needs {
     Needs {
-        writable: config.save.is_some() || config.mounts().any(|bind| !bind.read_only),
+        writable: config.save.is_some() || config.mounts().iter().any(writes_host),
         network: matches!(config.net, Net::Host),
     }
+}
+
+/// Something of the host's is changed through it.
+fn writes_host(bind: &Bind) -> bool {
+    !bind.read_only && view::own_device(&bind.src).is_none()
 }
 
 fn reach(config: &Config, own: Vec<(PathBuf, Right)>) -> Reach {
@@ -100,10 +105,10 @@ fn reach(config: &Config, own: Vec<(PathBuf, Right)>) -> Reach {
         || config.save.is_some()
         || config.limits.memory.is_some()
         || !matches!(config.rootfs, Rootfs::Host)
-        || config.mounts().next().is_some();
+        || !config.mounts().is_empty();
     places.extend(here.map(|here| (here, Right::ReadTree)));
     for bind in config.mounts() {
-        let right = match (bind.src.is_dir(), bind.read_only) {
+        let right = match (bind.src.is_dir(), !writes_host(&bind)) {
             (true, true) => Right::ReadTree,
             (true, false) => Right::WriteTree,
             (false, true) => Right::ReadFile,

@@ -10,7 +10,8 @@ use coracle_kernel::fs::host::{HostFs, View};
 use coracle_kernel::fs::mem::{Budget, MemFs};
 use coracle_kernel::fs::overlay::{Kind, OverlayFs};
 use coracle_kernel::fs::{
-    self, Access, FileSystem, MountFlags, NewNode, PathRef, Resolve, S_IFREG, Vfs, Walk, Who, make_dev, standard,
+    self, Access, FileSystem, MountFlags, NewNode, PathRef, Resolve, S_IFDIR, S_IFREG, Vfs, Walk, Who, dev,
+    make_dev, standard,
 };
 use coracle_kernel::task::Cred;
 use coracle_kernel::world::World;
@@ -121,11 +122,27 @@ pub fn mount_all(
         built.upper.0.push((here, overlay));
     }
     for bind in config.mounts() {
-        let host = HostFs::open(&bind.src, &View::default()).map_err(failed(&bind.src))?;
         let flags = if bind.read_only { MountFlags::RDONLY } else { MountFlags::empty() };
-        mount(world, cred, host, &bind.dst, flags)?;
+        let shown: Arc<dyn FileSystem> = match own_device(&bind.src) {
+            Some(rdev) => dev::single(rdev).map_err(failed(&bind.dst))?,
+            None => HostFs::open(&bind.src, &View::default()).map_err(failed(&bind.src))?,
+        };
+        if !matches!(shown.root().kind(), S_IFDIR | S_IFREG) && own_device(&bind.src).is_none() {
+            log::warn!(
+                "--bind {}: devices, sockets and FIFOs of the host can be seen inside, not opened",
+                bind.src.display()
+            );
+        }
+        mount(world, cred, shown, &bind.dst, flags)?;
     }
     Ok(())
+}
+
+/// The number of a device of the host, if it is one that the sandbox has itself: `/dev/null` and its like.
+pub(super) fn own_device(path: &Path) -> Option<u64> {
+    let stat = rustix::fs::stat(path).ok()?;
+    let device = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_char_device();
+    (device && dev::is_own(stat.st_rdev)).then_some(stat.st_rdev)
 }
 
 /// The name of the sandbox where programs look for it, over what the host or an image says of theirs.
@@ -155,7 +172,7 @@ pub(super) fn current_directory(config: &Config) -> Option<PathBuf> {
     let here = std::env::current_dir().ok()?;
     let hidden = HIDDEN.iter().chain(&PRIVATE).any(|place| here.starts_with(place) && here != Path::new(place));
     let home = std::env::var_os("HOME").is_some_and(|home| here == Path::new(&home));
-    let bound = config.mounts().any(|bind| here.starts_with(&bind.dst));
+    let bound = config.mounts().iter().any(|bind| here.starts_with(&bind.dst));
     (matches!(config.rootfs, Rootfs::Host) && hidden && !home && !bound).then_some(here)
 }
 
@@ -169,10 +186,19 @@ fn mount(
 ) -> Result<(), Error> {
     let place = match find(&world.vfs, cred, at) {
         Ok(place) => place,
-        Err(_) => make(world, at, what.root().is_dir()).map_err(failed(at))?,
+        Err(_) => make(world, at, what.root().is_dir()).map_err(|errno| missing(at, errno))?,
     };
     world.vfs.mounts.mount(what, &place, flags).map_err(failed(at))?;
     Ok(())
+}
+
+/// Why a place to mount at cannot be made.
+fn missing(at: &Path, errno: Errno) -> Error {
+    if errno != Errno::EROFS {
+        return failed(at)(errno);
+    }
+    let why = "it does not exist, and the directory that it would be in is bound read-only";
+    Error::View { path: at.to_owned(), source: std::io::Error::new(std::io::ErrorKind::ReadOnlyFilesystem, why) }
 }
 
 fn make(world: &World, at: &Path, directory: bool) -> Result<PathRef, Errno> {
@@ -182,6 +208,7 @@ fn make(world: &World, at: &Path, directory: bool) -> Result<PathRef, Errno> {
     }
     let parent = standard::directory(world, &text(at.parent().ok_or(Errno::EINVAL)?)?)?;
     let name = bytes(at.file_name().ok_or(Errno::EINVAL)?);
+    parent.mount.writable()?;
     let new = NewNode { mode: S_IFREG | 0o644, uid: 0, gid: 0, rdev: 0, target: b"" };
     let inode = parent.inode().make(name, &new)?;
     Ok(PathRef { dentry: parent.dentry.made(name, inode), mount: parent.mount })

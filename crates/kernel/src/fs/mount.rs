@@ -127,7 +127,7 @@ impl MountTable {
         let mount = Mount::new(id, fs, Dentry::top(root, b""), flags);
         *mount.place.lock() = Some(place.clone());
         self.list.write().push(mount.clone());
-        place.dentry.set_mounted(true);
+        place.dentry.set_mounted();
         Ok(mount)
     }
 

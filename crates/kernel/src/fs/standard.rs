@@ -38,6 +38,7 @@ pub fn directory(world: &World, path: &str) -> Result<PathRef> {
             Ok((dentry, _)) => dentry,
             Err(Errno::ENOENT) => {
                 let new = NewNode { mode: S_IFDIR | 0o755, uid: 0, gid: 0, rdev: 0, target: b"" };
+                at.mount.writable()?;
                 let inode = at.inode().make(name, &new)?;
                 at.dentry.made(name, inode)
             }

@@ -19,6 +19,18 @@ use crate::Result;
 /// Bytes that `/dev` itself may hold: its nodes and what root puts there.
 const SIZE: u64 = 1 << 20;
 
+/// Devices that need nothing of the host, by their numbers.
+pub fn is_own(rdev: u64) -> bool {
+    matches!(rdev, NULL | ZERO | FULL | RANDOM | URANDOM)
+}
+
+/// One such device, to be mounted over a file.
+pub fn single(rdev: u64) -> Result<Arc<dyn FileSystem>> {
+    let fs = MemFs::new("devtmpfs", make_dev(0, 66), 0o755, Budget::new(SIZE));
+    let node = fs.orphan(&NewNode { mode: S_IFCHR | 0o666, uid: 0, gid: 0, rdev, target: b"" })?;
+    Ok(fs.with_root(node))
+}
+
 /// The `/dev` of a sandbox: a memfs with the usual nodes.
 pub fn new() -> Result<Arc<dyn FileSystem>> {
     let fs = MemFs::new("devtmpfs", make_dev(0, 66), 0o755, Budget::new(SIZE));

@@ -62,7 +62,12 @@ impl MemFs {
         let new = NewNode { mode: S_IFREG | mode, uid: 0, gid: 0, rdev: 0, target: b"" };
         let root = self.shared.new_node(&new)?;
         root.data().ok_or(Errno::EINVAL)?.append(&mut SliceSource(text))?;
-        Ok(Arc::new(MemFs { shared: self.shared.clone(), root, kind: self.kind }))
+        Ok(self.with_root(root))
+    }
+
+    /// The same file system seen from another of its nodes, to be mounted elsewhere.
+    pub fn with_root(&self, root: Arc<MemInode>) -> Arc<MemFs> {
+        Arc::new(MemFs { shared: self.shared.clone(), root, kind: self.kind })
     }
 
     /// The root as what it is.
