@@ -76,6 +76,7 @@ pub fn run(
     let mut own = Vec::new();
     own.extend(place.as_ref().map(|place| (place.directory().to_owned(), Right::Sockets)));
     own.extend(group.as_ref().map(|group| (group.parent().1.to_owned(), Right::Groups)));
+    let network = matches!(config.net, crate::config::Net::Host).then(first_port);
     // Who calls is asked before root becomes somebody else.
     let caller = caller();
     confine::enter(config, own, |user| {
@@ -100,8 +101,8 @@ pub fn run(
     startup::step("root of the view built");
     attendant.look()?;
     let world = World::new(seccomp, world_config(config, cpus, nice, usage_wanted, group.clone()), view.vfs);
-    if matches!(config.net, crate::config::Net::Host) {
-        world.ipc.use_host_network();
+    if let Some(first_port) = network {
+        world.ipc.use_host_network(first_port);
     }
     let cred = match &config.user {
         None => caller,
@@ -335,6 +336,12 @@ fn bind_cpus(config: &Config) -> Vec<usize> {
         }
     }
     cpus
+}
+
+/// The first port of the host's network that needs no privilege, where the host says so.
+fn first_port() -> Option<u32> {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").ok()?;
+    text.trim().parse().ok()
 }
 
 /// Bytes of memory that guests are told they have. Files in memory can hold no more either.

@@ -98,7 +98,7 @@ const IPV4: &[Entry] = &[
     fixed("ip_local_reserved_ports", |_, _| line("")),
     fixed("ip_no_pmtu_disc", |_, _| line(0)),
     fixed("ip_nonlocal_bind", |_, _| line(0)),
-    fixed("ip_unprivileged_port_start", |_, _| line(1024)),
+    fixed("ip_unprivileged_port_start", |about, _| line(about.world.ipc.first_port())),
     fixed("ipfrag_high_thresh", |_, _| line(4_194_304)),
     fixed("ipfrag_low_thresh", |_, _| line(3_145_728)),
     fixed("ipfrag_max_dist", |_, _| line(64)),

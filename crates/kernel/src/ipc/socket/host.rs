@@ -138,6 +138,13 @@ impl HostSocket {
         })
     }
 
+    /// The host has this address: a socket like this one could be bound to it, at some port.
+    fn has_address(&self, mut at: SocketAddr) -> Result<()> {
+        at.set_port(0);
+        let other = HostSocket::open(self.domain, self.kind, 0)?;
+        bind(&*other.fd, &at).map_err(errno)
+    }
+
     fn format(&self, any: Option<SocketAddrAny>) -> Vec<u8> {
         let Some(Ok(address)) = any.map(SocketAddr::try_from) else { return Vec::new() };
         let scope = if let SocketAddr::V6(address) = address { address.scope_id() } else { 0 };
@@ -212,9 +219,15 @@ impl Socket for HostSocket {
         &self.options
     }
 
-    fn bind(&self, _cx: &mut Ctx<'_>, address: &[u8]) -> Result<()> {
+    fn bind(&self, cx: &mut Ctx<'_>, address: &[u8]) -> Result<()> {
         self.apply_switches()?;
-        bind(&*self.fd, &self.parse(address)?).map_err(errno)
+        let to = self.parse(address)?;
+        if !cx.task.world.ipc.may_bind(&cx.task.cred(), to.port()) {
+            // Linux looks at the address first.
+            self.has_address(to)?;
+            return Err(Errno::EACCES);
+        }
+        bind(&*self.fd, &to).map_err(errno)
     }
 
     fn connect(&self, _cx: &mut Ctx<'_>, address: &[u8], nonblocking: bool) -> Result<()> {

@@ -10,7 +10,6 @@ use super::settings::{IPPROTO_IPV6, Of, Settings};
 use crate::abi::net::{AF_INET6, IPV6_V6ONLY, SO_REUSEADDR, SO_REUSEPORT, SOL_SOCKET};
 use crate::call::Ctx;
 use crate::ipc::socket::Options;
-use crate::task::Caps;
 use crate::wait::WaitQueue;
 use crate::{Errno, Result};
 
@@ -52,7 +51,7 @@ impl Core {
         if !local.is_local() {
             return Err(Errno::EADDRNOTAVAIL);
         }
-        if local.port != 0 && local.port < 1024 && !cx.task.cred().capable(Caps::NET_BIND_SERVICE) {
+        if !cx.task.world.ipc.may_bind(&cx.task.cred(), local.port) {
             return Err(Errno::EACCES);
         }
         if self.is_bound() {
