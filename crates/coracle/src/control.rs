@@ -4,26 +4,26 @@
 //! connection carries one request and one response, a line of JSON each; standard streams for `exec` travel
 //! with the request. `exec` goes on with more of both: signals one way, the program's stop and end the other. Only the owner's processes and root are answered.
 
+mod directory;
 mod server;
 mod wire;
 
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use coracle_backends::confine::is_sandbox;
 use coracle_platform::inherit;
-use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::SIGTSTP;
 
 use crate::config::User;
 use crate::sandbox::relay;
 
+use directory::Directory;
 pub(crate) use server::Beside;
 pub use server::{Executed, Handler, Place, Server};
 
@@ -153,78 +153,29 @@ impl ControlError {
     }
 }
 
+/// From its name to its first ear a socket takes some microseconds.
+const BIRTH: Duration = Duration::from_millis(20);
+
 /// Answers to status and kill come at once or not at all.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-/// Where the sandboxes of this user listen.
-fn directory() -> PathBuf {
-    match std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute() && dir.is_dir()) {
-        Some(dir) => dir.join("coracle"),
-        None => PathBuf::from(format!("/tmp/coracle-{}", rustix::process::getuid().as_raw())),
-    }
-}
-
-/// Root's sandboxes are served by other users, each its own. They remove their sockets at the end, which the mode lets
-/// them; who cannot be one of them is not listened to ([`connect`]).
-const ROOT_MODE: u32 = 0o1733;
-
-/// Makes the directory, or checks that nobody else made it: /tmp is shared.
-fn own_directory(dir: &Path) -> io::Result<()> {
-    match std::fs::DirBuilder::new().mode(0o700).create(dir) {
-        Err(err) if err.kind() != io::ErrorKind::AlreadyExists => return Err(err),
-        _ => {}
-    }
-    trusted(dir)?;
-    if rustix::process::geteuid().is_root() {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let opened = rustix::fs::open(dir, flags, Mode::empty())?;
-        if rustix::fs::fstat(&opened)?.st_mode & 0o7777 != ROOT_MODE {
-            rustix::fs::fchmod(&opened, Mode::from_raw_mode(ROOT_MODE))?;
-        }
-    }
-    Ok(())
-}
-
-fn trusted(dir: &Path) -> io::Result<()> {
-    let meta = std::fs::symlink_metadata(dir)?;
-    let alone = meta.mode() & 0o022 == 0 || (meta.uid() == 0 && meta.mode() & 0o7777 == ROOT_MODE);
-    if meta.is_dir() && meta.uid() == rustix::process::getuid().as_raw() && alone {
-        Ok(())
-    } else {
-        Err(io::Error::other("it is not a directory that only you can write"))
-    }
-}
-
-/// Connects to a socket in there, if it is one of this user's sandboxes'.
-fn connect(socket: &Path) -> io::Result<UnixStream> {
-    let me = rustix::process::getuid().as_raw();
-    let owner = std::fs::symlink_metadata(socket)?.uid();
-    let foreign = || io::Error::new(io::ErrorKind::PermissionDenied, "it is somebody else's");
-    if owner != me && !(me == 0 && is_sandbox(owner)) {
-        return Err(foreign());
-    }
-    let stream = UnixStream::connect(socket)?;
-    // Whoever listens there was this user when it began to.
-    if rustix::net::sockopt::socket_peercred(&stream)?.uid.as_raw() == me { Ok(stream) } else { Err(foreign()) }
-}
 
 /// A running sandbox.
 #[derive(Debug, Clone)]
 pub struct Sandbox {
     id: String,
-    socket: PathBuf,
+    directory: Arc<Directory>,
 }
 
 /// The sandboxes of this user, by id, and what they say of themselves. One that does not answer is left out;
 /// what a dead one left behind is removed.
 pub fn list() -> Result<Vec<(Sandbox, Status)>, ControlError> {
-    let alive = sandboxes_in(&directory())?.into_iter();
+    let alive = sandboxes_in(&Directory::path())?.into_iter();
     Ok(alive.filter_map(|sandbox| sandbox.status().ok().map(|status| (sandbox, status))).collect())
 }
 
 /// The one sandbox whose id begins so.
 pub fn find(prefix: &str) -> Result<Sandbox, ControlError> {
-    find_in(&directory(), prefix)
+    find_in(&Directory::path(), prefix)
 }
 
 fn find_in(dir: &Path, prefix: &str) -> Result<Sandbox, ControlError> {
@@ -239,28 +190,35 @@ fn find_in(dir: &Path, prefix: &str) -> Result<Sandbox, ControlError> {
     }
 }
 
-fn sandboxes_in(dir: &Path) -> Result<Vec<Sandbox>, ControlError> {
-    let failed = |source| ControlError::Directory { dir: dir.to_owned(), source };
-    let entries = match std::fs::read_dir(dir) {
-        Ok(entries) => entries,
+fn sandboxes_in(path: &Path) -> Result<Vec<Sandbox>, ControlError> {
+    let failed = |source| ControlError::Directory { dir: path.to_owned(), source };
+    let directory = match Directory::open(path) {
+        Ok(directory) => Arc::new(directory),
         Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(err) => return Err(failed(err)),
     };
-    trusted(dir).map_err(failed)?;
-    let mut found = Vec::new();
-    for entry in entries {
-        let socket = entry.map_err(failed)?.path();
-        let id = socket.file_name().and_then(|name| name.to_str()?.strip_suffix(".sock").map(str::to_owned));
-        let Some(id) = id else { continue };
-        match connect(&socket) {
-            Err(err) if err.kind() == io::ErrorKind::ConnectionRefused => drop(std::fs::remove_file(&socket)),
-            Err(err) if matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {}
+    let fails = |id: &String| directory.connect(id).err().map(|error| error.kind());
+    let (mut found, mut dead) = (Vec::new(), Vec::new());
+    for id in directory.ids().map_err(failed)? {
+        match fails(&id) {
+            // Nobody listens there: it is dead, or just being born.
+            Some(io::ErrorKind::ConnectionRefused) => dead.push(id),
+            Some(io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {}
             // What else may be wrong is said when it is spoken to.
-            _ => found.push(Sandbox { id, socket }),
+            _ => found.push(id),
         }
     }
-    found.sort_by(|a, b| a.id.cmp(&b.id));
-    Ok(found)
+    if !dead.is_empty() {
+        std::thread::sleep(BIRTH);
+        for id in dead {
+            match fails(&id) {
+                Some(io::ErrorKind::ConnectionRefused) => drop(directory.remove(&id)),
+                _ => found.push(id),
+            }
+        }
+    }
+    found.sort();
+    Ok(found.into_iter().map(|id| Sandbox { id, directory: directory.clone() }).collect())
 }
 
 impl Sandbox {
@@ -344,7 +302,7 @@ impl Sandbox {
         patience: Option<Duration>,
     ) -> Result<(UnixStream, Response), ControlError> {
         let asked = || {
-            let stream = connect(&self.socket)?;
+            let stream = self.directory.connect(&self.id)?;
             stream.set_write_timeout(Some(PATIENCE))?;
             stream.set_read_timeout(patience)?;
             wire::send(&stream, request, fds)?;

@@ -10,12 +10,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{AtFlags, Mode, OFlags, Uid, chownat, unlinkat};
+use rustix::fs::Mode;
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen as listen_at, socket_with,
 };
 
-use super::{ExecRequest, Refused, Request, Response, Status, directory, own_directory, wire};
+use super::directory::Directory;
+use super::{ExecRequest, Refused, Request, Response, Status, wire};
 
 /// What the kernel must be able to do when asked from outside. Called from threads of the server's own.
 pub trait Handler: Send + Sync {
@@ -44,9 +45,7 @@ pub trait Executed: Send + Sync {
 #[derive(Debug)]
 pub struct Server {
     id: String,
-    /// Its directory, and its name there.
-    directory: OwnedFd,
-    name: String,
+    directory: Directory,
     listener: UnixListener,
     /// Connections that are being served.
     serving: Arc<AtomicUsize>,
@@ -64,8 +63,7 @@ const LAST_ANSWERS: Duration = Duration::from_millis(200);
 /// A place to listen at, made before the process is confined: after that it can neither make directories nor sockets.
 #[derive(Debug)]
 pub struct Place {
-    path: PathBuf,
-    directory: OwnedFd,
+    directory: Directory,
     socket: OwnedFd,
     id: String,
     listens: bool,
@@ -73,31 +71,26 @@ pub struct Place {
 
 impl Place {
     pub fn prepare() -> io::Result<Self> {
-        Self::prepare_in(directory())
+        Self::prepare_in(&Directory::path())
     }
 
-    pub(super) fn prepare_in(path: PathBuf) -> io::Result<Self> {
-        own_directory(&path)?;
-        let directory =
-            rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    pub(super) fn prepare_in(path: &Path) -> io::Result<Self> {
+        let directory = Directory::make(path)?;
         let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         // What is bound gets the mode of the socket (unix_bind_bsd() in net/unix/af_unix.c).
         rustix::fs::fchmod(&socket, Mode::from_raw_mode(0o600))?;
-        Ok(Self { path, directory, socket, id: new_id()?, listens: false })
+        Ok(Self { directory, socket, id: new_id()?, listens: false })
     }
 
-    pub fn directory(&self) -> &Path {
-        &self.path
-    }
-
-    fn name(&self) -> String {
-        format!("{}.sock", self.id)
+    /// A path to the directory that was opened.
+    pub fn directory(&self) -> PathBuf {
+        self.directory.through()
     }
 
     /// Begins to listen while this process is root still: whoever connects sees that it was.
     pub fn listen(&mut self) -> io::Result<()> {
         if !std::mem::replace(&mut self.listens, true) {
-            bind(&self.socket, &SocketAddrUnix::new(self.path.join(self.name()))?)?;
+            bind(&self.socket, &SocketAddrUnix::new(self.directory.address(&self.id))?)?;
             listen_at(&self.socket, BACKLOG)?;
         }
         Ok(())
@@ -105,8 +98,7 @@ impl Place {
 
     /// Lets `user`, whom this process becomes, remove the socket at the end.
     pub fn hand_over(&self, user: u32) -> io::Result<()> {
-        let user = Some(Uid::from_raw(user));
-        Ok(chownat(&self.directory, self.name(), user, None, AtFlags::SYMLINK_NOFOLLOW)?)
+        self.directory.give(&self.id, user)
     }
 }
 
@@ -114,11 +106,10 @@ impl Server {
     /// Begins to listen, under a new id. What is to be served on some thread comes with it.
     pub fn open(mut place: Place) -> io::Result<(Self, Service)> {
         place.listen()?;
-        let name = place.name();
         let Place { directory, socket, id, .. } = place;
         let listener = UnixListener::from(socket);
         let serving = Arc::new(AtomicUsize::new(0));
-        let server = Self { id, directory, name, listener: listener.try_clone()?, serving: Arc::clone(&serving) };
+        let server = Self { id, directory, listener: listener.try_clone()?, serving: Arc::clone(&serving) };
         Ok((server, Service { listener, serving }))
     }
 
@@ -129,7 +120,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = unlinkat(&self.directory, &self.name, AtFlags::empty());
+        let _ = self.directory.remove(&self.id);
         // Wakes `accept`, which then fails for good.
         let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
         let end = Instant::now() + LAST_ANSWERS;

@@ -78,7 +78,7 @@ impl Executed for Job {
 
 fn start_in(dir: &Path, handler: Arc<dyn Handler>) -> io::Result<Server> {
     let handler = Arc::new(std::sync::OnceLock::from(handler));
-    let (server, service) = Server::open(server::Place::prepare_in(dir.to_owned())?)?;
+    let (server, service) = Server::open(server::Place::prepare_in(dir)?)?;
     std::thread::spawn(move || service.run(&handler, None));
     Ok(server)
 }
@@ -161,7 +161,7 @@ fn what_the_dead_left_is_removed_and_foreign_directories_are_refused() {
     use std::os::unix::fs::PermissionsExt;
     let scratch = tempfile::tempdir().unwrap();
     let dir = scratch.path().join("coracle");
-    own_directory(&dir).unwrap();
+    Directory::make(&dir).unwrap();
     let dead = dir.join("dead.sock");
     drop(std::os::unix::net::UnixListener::bind(&dead).unwrap());
     assert!(sandboxes_in(&dir).unwrap().is_empty());
@@ -169,4 +169,24 @@ fn what_the_dead_left_is_removed_and_foreign_directories_are_refused() {
     std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o777)).unwrap();
     assert!(matches!(sandboxes_in(&dir), Err(ControlError::Directory { .. })));
     assert!(start_in(&dir, Arc::new(Mock::default())).is_err());
+    std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let link = scratch.path().join("link");
+    std::os::unix::fs::symlink(&dir, &link).unwrap();
+    assert!(start_in(&link, Arc::new(Mock::default())).is_err());
+}
+
+#[test]
+fn a_directory_that_was_opened_is_meant_whatever_its_name_leads_to() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (dir, moved) = (scratch.path().join("coracle"), scratch.path().join("moved"));
+    let directory = Directory::make(&dir).unwrap();
+    std::fs::rename(&dir, &moved).unwrap();
+    std::fs::create_dir(&dir).unwrap();
+    let listener = std::os::unix::net::UnixListener::bind(directory.address("a")).unwrap();
+    assert!(moved.join("a.sock").exists() && !dir.join("a.sock").exists());
+    directory.connect("a").unwrap();
+    assert_eq!(directory.ids().unwrap(), ["a"]);
+    drop(listener);
+    directory.remove("a").unwrap();
+    assert!(!moved.join("a.sock").exists());
 }

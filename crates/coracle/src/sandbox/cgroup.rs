@@ -6,7 +6,7 @@
 //!
 //! What is needed later is opened here, before the kernel process is confined; then it may only remove the group.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
@@ -14,13 +14,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, Mode, OFlags, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, unlinkat};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Above what guests are granted: workers' page tables, ports and shim are charged to the group, and are not theirs.
 const OWN: u64 = 8 << 20;
 /// Names of groups begin so; the pid of the kernel process follows.
 const PREFIX: &str = "coracle-";
+/// A directory, for what is done in it.
+const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 /// How long workers may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -50,40 +52,43 @@ impl Group {
     }
 
     fn make_below(parent: &Path, version: u8, limit: u64) -> io::Result<Group> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = rustix::fs::open(parent, flags, Mode::empty())?;
+        let directory = rustix::fs::open(parent, DIRECTORY, Mode::empty())?;
         let name = format!("{PREFIX}{}", std::process::id());
-        let path = parent.join(&name);
-        fs::create_dir(&path)?;
-        let limited = Group::limit(&path, version, limit.saturating_add(OWN));
+        mkdirat(&directory, &name, Mode::from_raw_mode(0o755))?;
+        let limited = Group::limit(&directory, &name, version, limit.saturating_add(OWN));
         match limited {
             Ok((members, events)) => {
                 Ok(Group { parent: parent.to_owned(), directory, name, version, members, events })
             }
             Err(error) => {
-                let _ = fs::remove_dir(&path);
+                let _ = unlinkat(&directory, &name, AtFlags::REMOVEDIR);
                 Err(error)
             }
         }
     }
 
     /// Sets the limit; swapping does not get around it, where the host counts that.
-    fn limit(path: &Path, version: u8, limit: u64) -> io::Result<(File, File)> {
-        let set = |file: &str, value: u64| fs::write(path.join(file), value.to_string());
+    fn limit(parent: &OwnedFd, name: &str, version: u8, limit: u64) -> io::Result<(File, File)> {
+        let group = openat(parent, name, DIRECTORY, Mode::empty())?;
+        let open = |file: &str, flags: OFlags| {
+            openat(&group, file, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty()).map(File::from)
+        };
+        let set = |file: &str, value: u64| open(file, OFlags::WRONLY)?.write_all(value.to_string().as_bytes());
         let events = if version == 1 {
             set("memory.limit_in_bytes", limit)?;
             let _ = set("memory.memsw.limit_in_bytes", limit);
             "memory.oom_control"
         } else {
-            if !path.join("memory.max").exists() {
-                return Err(io::Error::other("the memory controller is not delegated"));
+            match set("memory.max", limit) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(io::Error::other("the memory controller is not delegated"));
+                }
+                other => other?,
             }
-            set("memory.max", limit)?;
             let _ = set("memory.swap.max", 0);
             "memory.events"
         };
-        let members = OpenOptions::new().read(true).write(true).open(path.join("cgroup.procs"))?;
-        Ok((members, File::open(path.join(events))?))
+        Ok((open("cgroup.procs", OFlags::RDWR)?, open(events, OFlags::RDONLY)?))
     }
 
     /// The group that this one is in, and which version of cgroups that is.

@@ -74,7 +74,7 @@ pub fn run(
     let group = config.limits.memory.and_then(group).map(Arc::new);
     let _ending = cgroup::Ending(group.clone());
     let mut own = Vec::new();
-    own.extend(place.as_ref().map(|place| (place.directory().to_owned(), Right::Sockets)));
+    own.extend(place.as_ref().map(|place| (place.directory(), Right::Sockets)));
     own.extend(group.as_ref().map(|group| (group.parent().1.to_owned(), Right::Groups)));
     let network = matches!(config.net, crate::config::Net::Host).then(first_port);
     // Who calls is asked before root becomes somebody else.
