@@ -24,8 +24,6 @@ pub struct Dentry {
     linkable: AtomicBool,
     /// Something is mounted here (in some mount).
     mounted: AtomicBool,
-    /// Something is mounted below.
-    above: AtomicBool,
     /// Used since the ring last looked.
     pub(super) used: AtomicBool,
 }
@@ -50,7 +48,6 @@ impl Dentry {
             changes: AtomicU64::new(0),
             linkable: AtomicBool::new(false),
             mounted: AtomicBool::new(false),
-            above: AtomicBool::new(false),
             used: AtomicBool::new(false),
         })
     }
@@ -82,36 +79,33 @@ impl Dentry {
 
     pub(super) fn set_mounted(&self) {
         self.mounted.store(true, Ordering::Release);
-        self.hold_parents();
-    }
-
-    /// The way to what is mounted here or below stays, whatever the host or a rename that is going on says of its names:
-    /// else the name would be found anew, and lead past the mount to what that covers.
-    fn hold_parents(&self) {
-        let mut at = self.parent();
-        while let Some(dentry) = at.filter(|dentry| !dentry.above.swap(true, Ordering::AcqRel)) {
-            at = dentry.parent();
-        }
-    }
-
-    fn stays(&self) -> bool {
-        self.mounted() || self.above.load(Ordering::Acquire)
     }
 
     /// The child of this name. `last`: it ends the path. The second value says that it is new in the tree.
     ///
     /// 1. `changes` is read. 2. The file system is asked, without any lock. 3. The answer is remembered unless
     ///    `changes` moved; whoever changes the directory does so before raising `changes` and forgetting.
-    pub fn child(self: &Arc<Dentry>, name: &[u8], last: bool, volatile: bool) -> Result<(Arc<Dentry>, bool)> {
+    ///
+    /// `only` names the one dentry that a node has, if it is one that may have no other.
+    pub fn child(
+        self: &Arc<Dentry>,
+        name: &[u8],
+        last: bool,
+        volatile: bool,
+        only: impl FnOnce(&dyn Inode) -> Option<Arc<Dentry>>,
+    ) -> Result<(Arc<Dentry>, bool)> {
         let known = if volatile { None } else { self.known(name) };
         if let Some(child) = known {
-            if child.stays() || self.inode.still(name, &child.inode, last) {
+            if child.mounted() || self.inode.still(name, &child.inode, last) {
                 return Ok((child, false));
             }
             self.forget(name, &child);
         }
         let changes = self.changes.load(Ordering::Acquire);
         let inode = if last { self.inode.lookup(name) } else { self.inode.lookup_on_way(name) }?;
+        if let Some(child) = only(&*inode) {
+            return Ok((child, false));
+        }
         let child = Dentry::new(inode, Some(self.clone()), name);
         let displaced;
         {
@@ -121,7 +115,7 @@ impl Dentry {
             }
             // Two lookups at once: the first one's dentry is the one that renames will move.
             if let Some(other) = children.get(name).and_then(Weak::upgrade) {
-                if !volatile && Arc::ptr_eq(&other.inode, &child.inode) || other.stays() {
+                if !volatile && Arc::ptr_eq(&other.inode, &child.inode) || other.mounted() {
                     drop(children);
                     return Ok((other, false));
                 }
@@ -207,9 +201,6 @@ impl Dentry {
         };
         drop(old);
         parent.children.lock().insert(name.into(), Arc::downgrade(self));
-        if self.stays() {
-            self.hold_parents();
-        }
     }
 
     /// `self` is `other` or lies below it.

@@ -1,8 +1,8 @@
 //! The tree of mounts.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use bitflags::bitflags;
 use parking_lot::{Mutex, RwLock};
@@ -78,6 +78,8 @@ pub struct MountTable {
     /// Holds nodes outside every tree: pipes, sockets, memfds.
     pub anonymous: Arc<Mount>,
     next: AtomicU64,
+    /// Directories in which something is mounted, by mount, device and inode.
+    holders: RwLock<HashMap<(u64, u64, u64), Weak<Dentry>>>,
     recent: Mutex<VecDeque<Arc<Dentry>>>,
 }
 
@@ -91,6 +93,7 @@ impl MountTable {
             list: RwLock::new(vec![Mount::new(1, root, top, flags)]),
             anonymous: Mount::new(0, nowhere, nowhere_top, MountFlags::empty()),
             next: AtomicU64::new(2),
+            holders: RwLock::default(),
             recent: Mutex::default(),
         }
     }
@@ -127,8 +130,24 @@ impl MountTable {
         let mount = Mount::new(id, fs, Dentry::top(root, b""), flags);
         *mount.place.lock() = Some(place.clone());
         self.list.write().push(mount.clone());
+        if let Some(parent) = place.dentry.parent()
+            && let Ok((dev, ino)) = parent.inode().id()
+        {
+            self.holders.write().insert((place.mount.id, dev, ino), Arc::downgrade(&parent));
+        }
         place.dentry.set_mounted();
         Ok(mount)
+    }
+
+    /// The dentry of a directory in which something is mounted. It has no other, by whatever name the host shows it,
+    /// or shows it already or still while it is being renamed (`d_splice_alias()`, fs/dcache.c): that one would lead
+    /// past the mount to what it covers.
+    pub(super) fn only(&self, mount: &Mount, inode: &dyn Inode) -> Option<Arc<Dentry>> {
+        if !inode.is_dir() {
+            return None;
+        }
+        let (dev, ino) = inode.id().ok()?;
+        self.holders.read().get(&(mount.id, dev, ino))?.upgrade()
     }
 
     /// What is seen at `place`: the top of what is mounted over it, if anything is.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::mem::{Budget, MemFs};
-use super::{FileSystem, MountFlags, NewNode, Opening, PathRef, S_IFDIR, Who, dev, make_dev, proc, sys};
+use super::{FileSystem, Inode, MountFlags, NewNode, Opening, PathRef, S_IFDIR, Who, dev, make_dev, proc, sys};
 use crate::abi::linux::O_RDONLY;
 use crate::fd::Mapped;
 use crate::mem::VecSink;
@@ -34,7 +34,8 @@ pub fn directory(world: &World, path: &str) -> Result<PathRef> {
     let mut at = world.vfs.mounts.cross(world.vfs.mounts.root());
     for name in path.split('/').filter(|name| !name.is_empty()) {
         let name = name.as_bytes();
-        let dentry = match at.dentry.child(name, false, false) {
+        let only = |inode: &dyn Inode| world.vfs.mounts.only(&at.mount, inode);
+        let dentry = match at.dentry.child(name, false, false, only) {
             Ok((dentry, _)) => dentry,
             Err(Errno::ENOENT) => {
                 let new = NewNode { mode: S_IFDIR | 0o755, uid: 0, gid: 0, rdev: 0, target: b"" };

@@ -239,7 +239,8 @@ impl Walk<'_> {
 
     /// One component down, across mounts.
     pub fn step(&self, at: &PathRef, name: &[u8], last: bool) -> Result<PathRef> {
-        let (dentry, new) = at.dentry.child(name, last, at.mount.volatile)?;
+        let only = |inode: &dyn Inode| self.vfs.mounts.only(&at.mount, inode);
+        let (dentry, new) = at.dentry.child(name, last, at.mount.volatile, only)?;
         if new {
             self.vfs.mounts.remember(&dentry);
         }

@@ -27,7 +27,7 @@ pub fn adopt(world: &Arc<World>, stream: &Arc<HostStream>, owner: (u32, u32)) ->
     let name = stream.terminal_name().unwrap_or_else(|| String::from("/dev/console"));
     let (dir, file) = name.rsplit_once('/').ok_or(Errno::ENOENT)?;
     let dir = standard_path(world, dir)?;
-    let dentry = match dir.dentry.child(file.as_bytes(), true, false) {
+    let dentry = match dir.dentry.child(file.as_bytes(), true, false, |_| None) {
         Ok((dentry, _)) => dentry,
         Err(Errno::ENOENT) => {
             let (uid, gid) = owner;

@@ -287,6 +287,12 @@ impl HostNode {
         Ok(directory)
     }
 
+    /// In a shared view, everybody may search the directory that it is in at this moment.
+    pub(super) fn still_reached(&self) -> Result<()> {
+        let parent = self.place.lock().parent.clone();
+        parent.map_or(Ok(()), |parent| parent.searched(&*parent.dir()?))
+    }
+
     /// Something in this directory is not known yet. In a shared view, everybody may search it at this moment.
     fn searched(&self, directory: &OwnedFd) -> Result<()> {
         if !self.shared.world_readable_only {
@@ -512,6 +518,7 @@ impl Inode for HostNode {
         let (fd, seen) = self.grasp()?;
         self.learn(&seen);
         let text = read_link(&fd)?;
+        self.still_reached()?;
         Ok(self.text.get_or_init(|| text).clone())
     }
 

@@ -113,6 +113,8 @@ impl HostNode {
         let file = self.shared.own.reopen(itself, flags | OFlags::NONBLOCK)?;
         if self.shared.world_readable_only {
             self.shared.admit(&look(&file, b"")?)?;
+            // It may be a new file with an old one's number, in a directory that has been closed since.
+            self.still_reached()?;
         }
         Ok(Arc::new(file))
     }
