@@ -160,3 +160,24 @@ CASE(datagrams)
 	say("%s", b);
 	V(recv(s[0], b, 10, MSG_DONTWAIT));
 }
+
+/* By the guest's credentials, not by those of whoever started it. */
+CASE(privileged_ports)
+{
+	static const struct {
+		const char *ip;
+		int port;
+	} tries[] = { { "127.0.0.1", 81 }, { "127.0.0.1", 1023 }, { "8.8.8.8", 81 }, { "127.0.0.1", 0 } };
+
+	if (geteuid() == 0)
+		MUST(setresuid(1000, 1000, 1000) == 0);
+	for (int type = SOCK_STREAM; type <= SOCK_DGRAM; type++)
+		for (unsigned i = 0; i < sizeof(tries) / sizeof(*tries); i++) {
+			struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons(tries[i].port) };
+			int s = MUST(socket(AF_INET, type, 0));
+
+			inet_pton(AF_INET, tries[i].ip, &a.sin_addr);
+			printf("%s:%d %s\n", tries[i].ip, tries[i].port, bind(s, (void *)&a, sizeof(a)) ? err(errno) : "ok");
+			close(s);
+		}
+}
