@@ -229,6 +229,8 @@ fn a_fifo_in_the_place_of_a_file_is_not_opened() {
     let swapping = dir.clone();
     let beside = Beside::new(move || {
         renameat_with(CWD, swapping.join("f"), CWD, swapping.join("p"), RenameFlags::EXCHANGE).unwrap();
+        // Often, and not so that no instant is left for a look.
+        std::thread::sleep(Duration::from_micros(20));
     });
     let told = run(&program, &dir, &[], &["reads", "f", TIME]);
     drop(beside);

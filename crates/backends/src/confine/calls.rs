@@ -67,7 +67,7 @@ pub const ALWAYS: &[Group] = &[
 
 /// With a directory that may be changed (`--write`, `--bind` without `:ro`, `--save`).
 pub const WRITABLE: &[Group] = &[group!("change the trees that were named":
-        SYS_mkdir SYS_mkdirat SYS_mknodat SYS_symlinkat SYS_linkat SYS_renameat2 SYS_chmod SYS_fchmod
+        SYS_mkdir SYS_mkdirat SYS_mknodat SYS_symlinkat SYS_linkat SYS_renameat2 SYS_fchmod
         SYS_fchmodat SYS_fchownat SYS_utimensat SYS_setxattr SYS_removexattr)];
 
 /// With `--net host`.

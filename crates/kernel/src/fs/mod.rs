@@ -77,19 +77,22 @@ impl Vfs {
     }
 }
 
-/// Most times that a call is begun anew.
-const ATTEMPTS: usize = 64;
+/// How often a call is begun anew at least, and for how long: somebody may change the names all the time, and the host
+/// may have lost what a descriptor stands for.
+const ATTEMPTS: usize = 16;
+const PATIENCE: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// Carries something out, and again as long as it says `ESTALE`: what it had found by name was something else by the time
 /// that it was used (`retry_estale()`, include/linux/namei.h). Nothing has happened then.
 pub fn anew<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
-    for _ in 1..ATTEMPTS {
+    let begin = std::time::Instant::now();
+    for round in 1.. {
         match attempt() {
-            Err(Errno::ESTALE) => {}
+            Err(Errno::ESTALE) if round < ATTEMPTS || begin.elapsed() < PATIENCE => {}
             other => return other,
         }
     }
-    attempt()
+    Err(Errno::ESTALE)
 }
 
 /// The type bits of a mode (`S_IFMT`).

@@ -11,10 +11,10 @@ use std::sync::{Arc, Weak};
 use rustix::fs::{AtFlags, FileType, Gid, OFlags, RenameFlags, Timestamps, Uid, XattrFlags};
 
 use super::descriptor::{Seen, look, mode, through};
-use super::node::{HostNode, Place, time};
+use super::node::{HostNode, Place};
 use super::{HostFile, errno, locks, made};
 use crate::abi::linux::{O_ACCMODE, O_DSYNC, O_RDONLY, O_SYNC};
-use crate::fs::{Inode, Made, NewNode, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK, SetAttr};
+use crate::fs::{Inode, Made, NewNode, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK, SetAttr, SetTime};
 use crate::{Errno, Result};
 
 /// Largest extended attribute, and list of names (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
@@ -184,12 +184,18 @@ impl HostNode {
     }
 
     pub(super) fn attribute(&self, name: &[u8]) -> Result<Vec<u8>> {
-        let (itself, seen) = self.confirm()?;
-        self.shared.admit(&seen)?;
-        let mut value = vec![0; XATTR_SIZE];
-        let len = rustix::fs::getxattr(through(&itself), name, value.as_mut_slice()).map_err(errno)?;
-        value.truncate(len);
-        Ok(value)
+        // Most nodes have none, and of whatever else is there now that says nothing.
+        if let Ok(found) = self.reach() {
+            rustix::fs::getxattr(through(&found), name, [0u8; 0].as_mut_slice()).map_err(errno)?;
+        }
+        self.reached(|| {
+            let (itself, seen) = self.confirm()?;
+            self.shared.admit(&seen)?;
+            let mut value = vec![0; XATTR_SIZE];
+            let len = rustix::fs::getxattr(through(&itself), name, value.as_mut_slice()).map_err(errno)?;
+            value.truncate(len);
+            Ok(value)
+        })
     }
 
     pub(super) fn set_attribute(&self, name: &[u8], value: &[u8], flags: u32) -> Result<()> {
@@ -206,15 +212,17 @@ impl HostNode {
         if !matches!(self.identity.kind, S_IFREG | S_IFDIR) {
             return Ok(Vec::new());
         }
-        let (itself, seen) = self.confirm()?;
-        if self.shared.admit(&seen).is_err() {
-            return Ok(Vec::new());
-        }
         let mut names = vec![0u8; XATTR_SIZE];
-        let len = match rustix::fs::listxattr(through(&itself), names.as_mut_slice()) {
-            Err(rustix::io::Errno::OPNOTSUPP) => 0,
-            other => other.map_err(errno)?,
-        };
+        let len = self.reached(|| {
+            let (itself, seen) = self.confirm()?;
+            if self.shared.admit(&seen).is_err() {
+                return Ok(0);
+            }
+            match rustix::fs::listxattr(through(&itself), names.as_mut_slice()) {
+                Err(rustix::io::Errno::OPNOTSUPP) => Ok(0),
+                other => other.map_err(errno),
+            }
+        })?;
         names.truncate(len);
         let all = names.split(|byte| *byte == 0).filter(|name| name.starts_with(b"user."));
         Ok(all.map(<[u8]>::to_vec).collect())
@@ -241,5 +249,14 @@ fn rename(from: &OwnedFd, old: &[u8], into: &OwnedFd, new: &[u8], flags: RenameF
         }
         Err(Errno::EEXIST) if flags.contains(RenameFlags::NOREPLACE) => Err(Errno::ESTALE),
         other => other,
+    }
+}
+
+/// A time for `utimensat`.
+fn time(set: Option<SetTime>) -> rustix::fs::Timespec {
+    match set {
+        None => rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
+        Some(SetTime::Now) => rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW },
+        Some(SetTime::To(time)) => rustix::fs::Timespec { tv_sec: time.tv_sec, tv_nsec: time.tv_nsec },
     }
 }

@@ -9,6 +9,7 @@
 mod change;
 mod descriptor;
 mod file;
+mod inode;
 mod locks;
 pub(crate) mod made;
 mod node;

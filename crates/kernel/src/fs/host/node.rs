@@ -3,13 +3,12 @@
 //! A node is known by its place, because thousands are in use and descriptors are few. Between two looks at a name the
 //! host may have put something else there, so what was found by name once is never trusted when it counts:
 //!
-//! - [`HostNode::grasp`] yields a descriptor of the node itself. It was opened by name without an effect, and then
-//!   proved to be the node by its identity;
+//! - [`HostNode::grasp`] yields a descriptor of the node itself. It was opened by name without an effect
+//!   ([`HostNode::reach`]), and then proved to be the node by its identity ([`HostNode::prove`]);
 //! - [`HostNode::confirm`] proves besides that the host says of it now what permissions were decided by;
 //! - whoever finds something else forgets the name and says `ESTALE`, at which the call begins anew
 //!   ([`crate::fs::anew`]).
 
-use std::any::Any;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock, Weak};
@@ -17,16 +16,10 @@ use std::sync::{Arc, OnceLock, Weak};
 use parking_lot::Mutex;
 use rustix::fs::OFlags;
 
-use super::descriptor::{Attributes, Identity, Seen, attributes, look, open};
+use super::descriptor::{Attributes, Identity, Seen, look, open};
 use super::open::Reader;
-use super::{HostFile, Shared, errno};
-use crate::abi::linux::{O_ACCMODE, O_RDONLY};
-use crate::abi::types::Stat;
-use crate::fd::File;
-use crate::fs::perm::{self, Access};
-use crate::fs::{
-    DirFile, Inode, Listed, Made, NewNode, Opening, S_IFDIR, S_IFLNK, S_IFREG, SetAttr, SetTime, Slot, Who,
-};
+use super::{Shared, errno};
+use crate::fs::{Inode, S_IFDIR, S_IFLNK, Slot};
 use crate::{Errno, Result};
 
 /// A file, directory or link of the host, by its place in the tree.
@@ -35,14 +28,14 @@ pub struct HostNode {
     pub(super) place: Mutex<Place>,
     pub(super) identity: Identity,
     /// It looks empty.
-    hidden: bool,
+    pub(super) hidden: bool,
     descriptors: Mutex<Descriptors>,
     known: Mutex<Known>,
     /// The text of a link, which never changes.
-    text: OnceLock<Vec<u8>>,
+    pub(super) text: OnceLock<Vec<u8>>,
     /// Children that are known, so that a rename can tell them.
     pub(super) children: Mutex<HashMap<Box<[u8]>, Weak<HostNode>>>,
-    slot: Slot,
+    pub(super) slot: Slot,
     pub(super) this: Weak<HostNode>,
 }
 
@@ -157,7 +150,7 @@ impl HostNode {
     }
 
     /// The directory it is in and its name there; or itself and an empty name.
-    fn at(&self) -> Result<(Arc<OwnedFd>, Box<[u8]>)> {
+    pub(super) fn at(&self) -> Result<(Arc<OwnedFd>, Box<[u8]>)> {
         if let Some(kept) = &self.descriptors.lock().kept {
             return Ok((kept.clone(), Box::default()));
         }
@@ -169,6 +162,12 @@ impl HostNode {
             Some(parent) => Ok((parent.dir()?, name)),
             None => Ok((self.shared.top.clone(), name)),
         }
+    }
+
+    /// What the host said of it, if that need not be asked again.
+    pub(super) fn known(&self) -> Option<Attributes> {
+        let known = self.known.lock();
+        known.holds().then_some(known.attributes)
     }
 
     /// What the host says of it just now.
@@ -184,7 +183,7 @@ impl HostNode {
 
     /// The name did not lead here any more: `error` says how. Whoever came by the name begins anew, and finds what it
     /// leads to now. Who comes again to this very node means it, whatever its name: that is what an open file is for.
-    fn astray(&self, error: Errno) -> Result<(Arc<OwnedFd>, Seen)> {
+    pub(super) fn astray(&self, error: Errno) -> Result<(Arc<OwnedFd>, Seen)> {
         let told = self.known.lock().then.take().is_none();
         let held = self.descriptors.lock().any();
         match held {
@@ -194,19 +193,24 @@ impl HostNode {
         }
     }
 
-    /// A descriptor of the node itself, and what the host says of it. It is only fit to look at the node, and for calls
-    /// that go through `/proc/self/fd` (`O_PATH`).
-    fn grasp(&self) -> Result<(Arc<OwnedFd>, Seen)> {
+    /// A descriptor of what its name leads to, fit to look at it and for calls that go through `/proc/self/fd` (`O_PATH`).
+    pub(super) fn reach(&self) -> Result<Arc<OwnedFd>> {
         let (directory, name) = self.at()?;
-        if name.is_empty() {
-            return look(&*directory, b"").map(|seen| (directory, seen));
-        }
-        let named = open(&directory, &name, OFlags::PATH).and_then(|fd| look(&fd, b"").map(|seen| (fd, seen)));
-        match named {
-            Ok((fd, seen)) if seen.identity() == self.identity => Ok((Arc::new(fd), seen)),
+        if name.is_empty() { Ok(directory) } else { open(&directory, &name, OFlags::PATH).map(Arc::new) }
+    }
+
+    /// Proves what `reach` has found: such a descriptor of the node itself, and what the host says of it.
+    pub(super) fn prove(&self, reached: Result<Arc<OwnedFd>>) -> Result<(Arc<OwnedFd>, Seen)> {
+        match reached.and_then(|fd| look(&*fd, b"").map(|seen| (fd, seen))) {
+            Ok((fd, seen)) if seen.identity() == self.identity => Ok((fd, seen)),
             Ok(_) => self.astray(Errno::ESTALE),
             Err(error) => self.astray(error),
         }
+    }
+
+    /// Both.
+    pub(super) fn grasp(&self) -> Result<(Arc<OwnedFd>, Seen)> {
+        self.prove(self.reach())
     }
 
     /// As `grasp`, with what permissions were decided by proven.
@@ -274,7 +278,7 @@ impl HostNode {
                 return Ok(directory.clone());
             }
         }
-        let (directory, seen) = self.grasp()?;
+        let (directory, seen) = self.reached(|| self.grasp())?;
         self.learn(&seen);
         self.descriptors.lock().directory = Some(directory.clone());
         Ok(directory)
@@ -287,64 +291,66 @@ impl HostNode {
         Ok(directory)
     }
 
-    /// In a shared view, everybody may search the directory that it is in at this moment.
-    pub(super) fn still_reached(&self) -> Result<()> {
-        let parent = self.place.lock().parent.clone();
-        parent.map_or(Ok(()), |parent| parent.searched(&*parent.dir()?))
+    /// In a shared view: carries something out by a name in this directory, which everybody may search all the while.
+    /// Neither its mode nor what is in it changes meanwhile, which `st_ctime` would tell.
+    fn searching<T>(&self, directory: &OwnedFd, act: impl FnOnce() -> Result<T>) -> Result<T> {
+        if !self.shared.world_readable_only {
+            return act();
+        }
+        let before = self.searchable(directory)?;
+        let result = act()?;
+        if self.searchable(directory)? == before { Ok(result) } else { Err(Errno::ESTALE) }
     }
 
-    /// Something in this directory is not known yet. In a shared view, everybody may search it at this moment.
-    fn searched(&self, directory: &OwnedFd) -> Result<()> {
-        if !self.shared.world_readable_only {
-            return Ok(());
-        }
+    /// Everybody may search this directory; its `st_ctime`.
+    fn searchable(&self, directory: &OwnedFd) -> Result<(i64, i64)> {
         let seen = look(directory, b"")?;
         self.learn(&seen);
-        if seen.stat.st_mode & 1 != 0 { Ok(()) } else { Err(Errno::EACCES) }
+        if seen.stat.st_mode & 1 != 0 {
+            Ok((seen.stat.st_ctime, seen.stat.st_ctime_nsec))
+        } else {
+            Err(Errno::EACCES)
+        }
+    }
+
+    /// In a shared view: the same in the directory that it is in. For whatever serves something of the node.
+    pub(super) fn reached<T>(&self, act: impl FnOnce() -> Result<T>) -> Result<T> {
+        let parent = self.place.lock().parent.clone();
+        match parent {
+            Some(parent) if self.shared.world_readable_only => parent.searching(&*parent.dir()?, act),
+            _ => act(),
+        }
     }
 
     /// Looks a name up. `on_way`: the path goes on behind it, so that a descriptor of it will be needed.
-    fn find(&self, name: &[u8], on_way: bool) -> Result<Arc<dyn Inode>> {
+    pub(super) fn find(&self, name: &[u8], on_way: bool) -> Result<Arc<dyn Inode>> {
         if self.hidden {
             return Err(Errno::ENOENT);
         }
         let directory = self.dir()?;
         if !on_way {
-            let seen = look(&*directory, name)?;
-            self.searched(&directory)?;
-            return Ok(self.child(name, &seen));
+            return Ok(self.child(name, &look(&*directory, name)?));
         }
-        let fd = open(&directory, name, OFlags::PATH)?;
-        let seen = look(&fd, b"")?;
-        self.searched(&directory)?;
-        let child = self.child(name, &seen);
-        match child.identity.kind {
-            S_IFDIR => {
-                child.descriptors.lock().directory.get_or_insert_with(|| Arc::new(fd));
+        self.searching(&directory, || {
+            let fd = open(&directory, name, OFlags::PATH)?;
+            let seen = look(&fd, b"")?;
+            let child = self.child(name, &seen);
+            match child.identity.kind {
+                S_IFDIR => {
+                    child.descriptors.lock().directory.get_or_insert_with(|| Arc::new(fd));
+                }
+                S_IFLNK => {
+                    let text = read_link(&fd)?;
+                    child.text.get_or_init(|| text);
+                }
+                _ => {}
             }
-            S_IFLNK => {
-                let text = read_link(&fd)?;
-                child.text.get_or_init(|| text);
-            }
-            _ => {}
-        }
-        Ok(child)
+            Ok(child as Arc<dyn Inode>)
+        })
     }
 }
 
-impl HostNode {
-    /// What everybody may read, and no more: being root inside is no right on the host.
-    fn permit(&self, who: Who<'_>, (mode, uid, gid): Attributes, access: Access) -> Result<()> {
-        let everybody = Access::from_bits_truncate(mode & 7);
-        let open = everybody.contains(access - Access::WRITE) || self.hidden;
-        if self.shared.world_readable_only && !open {
-            return Err(Errno::EACCES);
-        }
-        perm::generic(who.cred, mode, uid, gid, access)
-    }
-}
-
-fn read_link(fd: &OwnedFd) -> Result<Vec<u8>> {
+pub(super) fn read_link(fd: &OwnedFd) -> Result<Vec<u8>> {
     rustix::fs::readlinkat(fd, "", Vec::new()).map(|link| link.into_bytes()).map_err(errno)
 }
 
@@ -357,209 +363,4 @@ const HOLDS: u64 = 1000;
 fn instant() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
     now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
-}
-
-impl Inode for HostNode {
-    fn stat(&self) -> Result<Stat> {
-        let (directory, name) = self.at()?;
-        let mut stat = match look(&*directory, &name) {
-            Ok(seen) if seen.identity() == self.identity => {
-                self.learn(&seen);
-                seen.stat
-            }
-            Ok(_) => self.astray(Errno::ESTALE)?.1.stat,
-            Err(error) => self.astray(error)?.1.stat,
-        };
-        if self.hidden {
-            // It looks empty, not forbidden.
-            stat.st_mode |= 0o755;
-        }
-        Ok(stat)
-    }
-
-    fn access_info(&self) -> Result<Attributes> {
-        {
-            let known = self.known.lock();
-            if known.holds() {
-                let (mode, uid, gid) = known.attributes;
-                return Ok((if self.hidden { mode | 0o755 } else { mode }, uid, gid));
-            }
-        }
-        self.stat().map(|stat| attributes(&stat))
-    }
-
-    /// Looks again from time to time whether the name still leads to the same node.
-    fn still(&self, name: &[u8], child: &Arc<dyn Inode>, _last: bool) -> bool {
-        let Some(child) = child.as_any().downcast_ref::<HostNode>() else { return false };
-        if child.known.lock().holds() {
-            return true;
-        }
-        let Ok(seen) = self.dir().and_then(|dir| look(&*dir, name)) else { return false };
-        if seen.identity() != child.identity {
-            return false;
-        }
-        child.learn(&seen);
-        true
-    }
-
-    fn pin(&self) -> Result<Option<Arc<dyn Any + Send + Sync>>> {
-        if self.identity.kind == S_IFDIR {
-            self.dir()?;
-            return Ok(None);
-        }
-        let (fd, seen) = self.grasp()?;
-        self.learn(&seen);
-        self.lend(&fd);
-        Ok(Some(fd))
-    }
-
-    fn kind(&self) -> u32 {
-        self.identity.kind
-    }
-
-    fn id(&self) -> Result<(u64, u64)> {
-        Ok((self.identity.dev, self.identity.ino))
-    }
-
-    fn permission(&self, who: Who<'_>, access: Access) -> Result<()> {
-        let known = self.access_info()?;
-        match self.permit(who, known, access) {
-            // The host may have opened it since.
-            Err(error) => match attributes(&self.stat()?) {
-                now if now != known => self.permit(who, now, access),
-                _ => Err(error),
-            },
-            Ok(()) => Ok(()),
-        }
-    }
-
-    fn served(&self, access: Access) -> bool {
-        if !self.shared.world_readable_only || self.hidden {
-            return true;
-        }
-        // Execute permission of a file may change above; of a directory it is search permission.
-        let counted = if self.identity.kind == S_IFDIR { Access::READ | Access::EXEC } else { Access::READ };
-        let everybody = |mode: u32| Access::from_bits_truncate(mode & 7).contains(access & counted);
-        self.access_info().is_ok_and(|(mode, ..)| everybody(mode))
-    }
-
-    fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>> {
-        self.find(name, false)
-    }
-
-    fn lookup_on_way(&self, name: &[u8]) -> Result<Arc<dyn Inode>> {
-        self.find(name, true)
-    }
-
-    fn list(&self) -> Result<Vec<Listed>> {
-        if self.identity.kind != S_IFDIR {
-            return Err(Errno::ENOTDIR);
-        }
-        if self.hidden { Ok(Vec::new()) } else { self.names() }
-    }
-
-    fn open(self: Arc<Self>, how: &Opening<'_>) -> Result<Arc<dyn File>> {
-        match self.identity.kind {
-            S_IFDIR => DirFile::open(self, how),
-            S_IFREG => {
-                let file = self.open_file(how.flags)?;
-                let writable = how.flags & O_ACCMODE != O_RDONLY;
-                Ok(Arc::new(HostFile::new(file, self, writable)))
-            }
-            // Sockets, FIFOs and devices of the host can be looked at, not used.
-            _ => Err(Errno::ENXIO),
-        }
-    }
-
-    fn make(&self, name: &[u8], new: &NewNode<'_>) -> Result<Arc<dyn Inode>> {
-        self.make_node(name, new).map(|node| node as Arc<dyn Inode>)
-    }
-
-    fn create(&self, name: &[u8], new: &NewNode<'_>, flags: u32) -> Result<Made> {
-        self.create_file(name, new, flags)
-    }
-
-    fn create_unnamed(&self, new: &NewNode<'_>, flags: u32) -> Result<Made> {
-        self.create_temporary(new, flags)
-    }
-
-    fn link(&self, name: &[u8], target: &Arc<dyn Inode>) -> Result<()> {
-        self.add_link(name, downcast(target)?)
-    }
-
-    fn unlink(&self, name: &[u8], child: &Arc<dyn Inode>) -> Result<()> {
-        self.remove(name, downcast(child)?, false)
-    }
-
-    fn rmdir(&self, name: &[u8], child: &Arc<dyn Inode>) -> Result<()> {
-        self.remove(name, downcast(child)?, true)
-    }
-
-    fn rename(&self, old: &[u8], to: &Arc<dyn Inode>, new: &[u8], flags: u32) -> Result<()> {
-        let target = to.lookup(new).ok();
-        self.rename_seen((old, &self.lookup(old)?), to, (new, target.as_ref()), flags)
-    }
-
-    fn rename_seen(
-        &self,
-        (old, source): (&[u8], &Arc<dyn Inode>),
-        to: &Arc<dyn Inode>,
-        (new, target): (&[u8], Option<&Arc<dyn Inode>>),
-        flags: u32,
-    ) -> Result<()> {
-        let target = target.map(downcast).transpose()?;
-        self.move_name((old, downcast(source)?), downcast(to)?, (new, target), flags)
-    }
-
-    fn readlink(&self, _who: Who<'_>) -> Result<Vec<u8>> {
-        if let Some(text) = self.text.get() {
-            return Ok(text.clone());
-        }
-        let (fd, seen) = self.grasp()?;
-        self.learn(&seen);
-        let text = read_link(&fd)?;
-        self.still_reached()?;
-        Ok(self.text.get_or_init(|| text).clone())
-    }
-
-    fn set_attr(&self, attr: &SetAttr) -> Result<()> {
-        self.change(attr)
-    }
-
-    fn xattr(&self, name: &[u8]) -> Result<Vec<u8>> {
-        self.attribute(name)
-    }
-
-    fn set_xattr(&self, name: &[u8], value: &[u8], flags: u32) -> Result<()> {
-        self.set_attribute(name, value, flags)
-    }
-
-    fn remove_xattr(&self, name: &[u8]) -> Result<()> {
-        self.remove_attribute(name)
-    }
-
-    fn list_xattr(&self) -> Result<Vec<Vec<u8>>> {
-        self.attributes()
-    }
-
-    fn slot(&self) -> Option<&Slot> {
-        Some(&self.slot)
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
-}
-
-fn downcast(inode: &Arc<dyn Inode>) -> Result<&HostNode> {
-    inode.as_any().downcast_ref().ok_or(Errno::EXDEV)
-}
-
-/// A time for `utimensat`.
-pub(super) fn time(set: Option<SetTime>) -> rustix::fs::Timespec {
-    match set {
-        None => rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
-        Some(SetTime::Now) => rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW },
-        Some(SetTime::To(time)) => rustix::fs::Timespec { tv_sec: time.tv_sec, tv_nsec: time.tv_nsec },
-    }
 }

@@ -75,13 +75,15 @@ impl HostNode {
             return self.open_to_read();
         }
         let flags = OFlags::from_bits_truncate(flags);
-        let (itself, _) = self.confirm()?;
-        let file = match self.reopen(&itself, flags) {
-            Err(Errno::EPERM) if flags.contains(OFlags::NOATIME) => {
-                self.reopen(&itself, flags - OFlags::NOATIME)?
+        let file = self.reached(|| {
+            let (itself, _) = self.confirm()?;
+            match self.reopen(&itself, flags) {
+                Err(Errno::EPERM) if flags.contains(OFlags::NOATIME) => {
+                    self.reopen(&itself, flags - OFlags::NOATIME)
+                }
+                other => other,
             }
-            other => other?,
-        };
+        })?;
         self.lend(&file);
         Ok(file)
     }
@@ -98,8 +100,11 @@ impl HostNode {
             }
             self.gone();
         }
-        let (itself, seen) = self.confirm()?;
-        let file = self.reopen(&itself, OFlags::RDONLY)?;
+        // It may be a new file, were it with an old one's number, in a directory that has been closed since.
+        let (file, seen) = self.reached(|| {
+            let (itself, seen) = self.confirm()?;
+            Ok((self.reopen(&itself, OFlags::RDONLY)?, seen))
+        })?;
         self.lend(&file);
         if seen.stat.st_size <= SIZE && seen.stat.st_nlink > 0 {
             self.descriptors().reader = Some(Reader { file: file.clone(), seen: print(&seen) });
@@ -113,8 +118,6 @@ impl HostNode {
         let file = self.shared.own.reopen(itself, flags | OFlags::NONBLOCK)?;
         if self.shared.world_readable_only {
             self.shared.admit(&look(&file, b"")?)?;
-            // It may be a new file with an old one's number, in a directory that has been closed since.
-            self.still_reached()?;
         }
         Ok(Arc::new(file))
     }
