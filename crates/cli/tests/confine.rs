@@ -253,3 +253,30 @@ fn an_ordinary_user_reaches_a_running_sandbox() {
         assert!(!place.own(user).join(format!("coracle/{id}.sock")).exists(), "its socket is left behind");
     }
 }
+
+/// A home is private wherever it lies; what lies beside it is shown.
+#[test]
+fn homes_outside_of_home_are_hidden() {
+    if !is_root() {
+        return println!("skipped: needs root to give a directory to somebody else");
+    }
+    let place = Place::new();
+    let homes = tempfile::tempdir_in("/opt").unwrap();
+    common::open_to_all(homes.path());
+    for name in ["own", "other"] {
+        let home = homes.path().join(name);
+        fs::create_dir(&home).unwrap();
+        fs::write(home.join("file"), name).unwrap();
+        common::open_to_all(&home);
+    }
+    std::os::unix::fs::chown(homes.path().join("own"), Some(NOBODY), Some(NOBODY)).unwrap();
+    let script = format!("cd {}; ls own; cat other/file; cat own/file", homes.path().display());
+    let mut command = place.coracle(User::Nobody, &["run", "--", "sh", "-c", &script]);
+    let output = command.env("HOME", homes.path().join("own")).output().unwrap();
+    assert_eq!(
+        (text(&output.stdout).as_str(), output.status.code()),
+        ("other", Some(1)),
+        "{}",
+        text(&output.stderr)
+    );
+}

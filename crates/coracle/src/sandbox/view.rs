@@ -1,9 +1,11 @@
 //! What the guest sees as files: the root under an overlay in memory, binds, the current directory, private places
 //! for temporary files.
 
-use std::os::unix::fs::DirBuilderExt;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use coracle_kernel::Errno;
 use coracle_kernel::fs::host::{HostFs, View};
@@ -21,7 +23,7 @@ use crate::Error;
 use crate::config::{Config, Rootfs, User};
 
 /// Directories of the host that look empty: homes and what daemons leave for each other.
-pub(super) const HIDDEN: [&str; 3] = ["/root", "/home", "/run"];
+const HIDDEN: [&str; 3] = ["/root", "/home", "/run"];
 /// Places that are the sandbox's own.
 const PRIVATE: [&str; 2] = ["/tmp", "/var/tmp"];
 /// Mount points, where what was made belongs to the sandbox and not to the run.
@@ -84,7 +86,7 @@ pub fn build(config: &Config) -> Result<Built, Error> {
     let budget = Budget::new(config.limits.disk.unwrap_or_else(|| super::granted_memory(config)));
     let lower: Arc<dyn FileSystem> = match &config.rootfs {
         Rootfs::Host => {
-            let view = View { shared: true, hidden: HIDDEN.iter().map(PathBuf::from).collect() };
+            let view = View { shared: true, hidden: hidden().to_vec() };
             HostFs::open(Path::new("/"), &view).map_err(failed(Path::new("/")))?
         }
         Rootfs::Dir(path) => HostFs::open(path, &View::default()).map_err(failed(path))?,
@@ -115,7 +117,7 @@ pub fn mount_all(
     }
     if let Some(here) = current_directory(config) {
         // The current directory is shown even where its surroundings are hidden; writes stay in memory.
-        let view = View { shared: true, hidden: HIDDEN.iter().map(PathBuf::from).collect() };
+        let view = View { shared: true, hidden: hidden().to_vec() };
         let shown = HostFs::open(&here, &view).and_then(|host| OverlayFs::new(host, built.budget.clone()));
         let overlay = shown.map_err(failed(&here))?;
         mount(world, cred, overlay.clone(), &here, MountFlags::empty())?;
@@ -167,10 +169,45 @@ pub struct BuiltParts<'a> {
     pub budget: &'a Arc<Budget>,
 }
 
+/// What looks empty of the host's tree, the caller's home included, wherever it lies.
+pub(super) fn hidden() -> &'static [PathBuf] {
+    static HIDDEN_HERE: OnceLock<Vec<PathBuf>> = OnceLock::new();
+    HIDDEN_HERE.get_or_init(|| {
+        let mut hidden: Vec<PathBuf> = HIDDEN.iter().map(PathBuf::from).collect();
+        let user = rustix::process::getuid().as_raw();
+        if user != 0 {
+            let told = std::env::var_os("HOME").map(PathBuf::from);
+            for home in told.into_iter().chain(home_by_passwd(user)).filter_map(|home| home.canonicalize().ok()) {
+                if is_private(&home, user, &hidden) {
+                    hidden.push(home);
+                }
+            }
+        }
+        hidden
+    })
+}
+
+/// The home that the host's passwd file names (passwd(5)); users from elsewhere have HOME.
+fn home_by_passwd(user: u32) -> Option<PathBuf> {
+    let text = std::fs::read("/etc/passwd").ok()?;
+    let mut lines = text.split(|byte| *byte == b'\n').map(|line| line.split(|byte| *byte == b':'));
+    lines.find_map(|mut fields| {
+        let own = fields.nth(2)? == user.to_string().as_bytes();
+        own.then(|| PathBuf::from(OsStr::from_bytes(fields.nth(2).unwrap_or_default())))
+    })
+}
+
+/// A directory of the caller's own, and no directory of the system's that an account without a home is given instead.
+fn is_private(home: &Path, user: u32, hidden: &[PathBuf]) -> bool {
+    let own = std::fs::metadata(home).is_ok_and(|meta| meta.is_dir() && meta.uid() == user);
+    own && !hidden.iter().any(|place| home.starts_with(place) || place.starts_with(home))
+}
+
 /// The caller's directory, if the host's tree is shown and would hide it: not a home itself, not `/`.
 pub(super) fn current_directory(config: &Config) -> Option<PathBuf> {
     let here = std::env::current_dir().ok()?;
-    let hidden = HIDDEN.iter().chain(&PRIVATE).any(|place| here.starts_with(place) && here != Path::new(place));
+    let below = |place: &Path| here.starts_with(place) && here != place;
+    let hidden = hidden().iter().any(|place| below(place)) || PRIVATE.iter().any(|place| below(Path::new(place)));
     let home = std::env::var_os("HOME").is_some_and(|home| here == Path::new(&home));
     let bound = config.mounts().iter().any(|bind| here.starts_with(&bind.dst));
     (matches!(config.rootfs, Rootfs::Host) && hidden && !home && !bound).then_some(here)
