@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod call;
+pub mod decisions;
 pub mod fd;
 pub mod fs;
 pub mod futex;

@@ -9,6 +9,7 @@ pub mod inherit;
 pub mod mock;
 pub mod probe;
 mod regs;
+pub mod sealed;
 pub mod startup;
 pub mod vvar;
 pub mod waiting;

@@ -4,9 +4,11 @@ use std::ffi::OsStr;
 use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use coracle_backends::confine::{self, ConfineError, Enforced, Entered, LastWords, Needs, Reach, Right};
+use coracle_kernel::decisions::{self, Decisions};
 use rustix::fs::{FileType, Mode, OFlags, RawDir};
 
 use super::view;
@@ -55,6 +57,27 @@ pub fn enter(config: &Config, own: Vec<(PathBuf, Right)>, before: impl FnOnce(u3
         None => {}
     }
     Ok(())
+}
+
+/// What a guest was granted, in memory that cannot be written any more.
+pub fn decide(config: &Config) -> Result<(), Error> {
+    let limits = &config.limits;
+    let mut hidden = [(0, 0); decisions::HIDDEN];
+    if let Rootfs::Host = config.rootfs {
+        let found = view::hidden().iter().filter_map(|path| std::fs::metadata(path).ok());
+        hidden.iter_mut().zip(found).for_each(|(place, meta)| *place = (meta.dev(), meta.ino()));
+    }
+    let decisions = Decisions {
+        shared_only: matches!(config.rootfs, Rootfs::Host) && config.mounts().is_empty(),
+        hidden,
+        host_network: matches!(config.net, Net::Host),
+        memory: limits.memory.unwrap_or(u64::MAX),
+        disk: limits.disk.unwrap_or(u64::MAX),
+        output: limits.output.unwrap_or(u64::MAX),
+        pids: limits.pids.unwrap_or(u32::MAX),
+    };
+    let what = "what was decided cannot be sealed";
+    decisions::seal(decisions).map_err(|source| Error::Host { what, source })
 }
 
 /// The wall that all threads stand behind. To be put up before a guest runs.

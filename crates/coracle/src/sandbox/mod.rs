@@ -138,6 +138,7 @@ pub fn run(
         .map_err(program_error)?;
     startup::step("program found and read");
     attendant.look()?;
+    confine::decide(config)?;
     confine::close(config, listener)?;
     startup::step("kernel process confined to its host calls");
     let server = attendant.wait()?;

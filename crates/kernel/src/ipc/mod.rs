@@ -78,7 +78,7 @@ impl Ipc {
 
     /// They are.
     pub fn host_network(&self) -> bool {
-        self.host_network.load(Ordering::Relaxed)
+        self.host_network.load(Ordering::Relaxed) && !crate::decisions::own_network_only()
     }
 
     /// A fresh inode number of pipefs or sockfs.

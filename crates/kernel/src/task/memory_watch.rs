@@ -121,6 +121,7 @@ impl World {
     }
 
     fn check_memory(&self, limit: u64, allowed: u64) -> u64 {
+        let limit = crate::decisions::memory(limit);
         let mut seen = HashSet::new();
         let (mut anonymous, mut shared) = (0u64, 0u64);
         let mut largest: Option<(u64, Arc<Process>)> = None;

@@ -97,7 +97,7 @@ pub(super) struct Number {
 
 impl Number {
     pub fn allocate(world: &Arc<World>) -> Result<Number> {
-        let number = world.tree.lock().allocate(world.config.pids_limit)?;
+        let number = world.tree.lock().allocate(crate::decisions::pids(world.config.pids_limit))?;
         Ok(Number { world: world.clone(), number })
     }
 

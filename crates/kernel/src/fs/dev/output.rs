@@ -18,7 +18,7 @@ use crate::abi::linux::{
     FALLOC_FL_COLLAPSE_RANGE, FALLOC_FL_INSERT_RANGE, FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE,
 };
 use crate::fs::host::errno;
-use crate::{Errno, Result};
+use crate::{Errno, Result, decisions};
 
 /// Counts what guests write to inherited streams, and says when it is too much.
 pub struct OutputLimit {
@@ -37,9 +37,9 @@ impl OutputLimit {
 
     /// How many of `bytes` may still be written.
     pub(super) fn take(&self, bytes: u64) -> u64 {
-        let take = |left: u64| Some(left.saturating_sub(bytes));
+        let take = |left: u64| Some(decisions::output(left).saturating_sub(bytes));
         let left = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
-        left.unwrap_or_else(|left| left).min(bytes)
+        decisions::output(left.unwrap_or_else(|left| left)).min(bytes)
     }
 
     /// More was to be written than there was room for.

@@ -18,7 +18,7 @@ impl HostNode {
     fn permit(&self, who: Who<'_>, (mode, uid, gid): Attributes, access: Access) -> Result<()> {
         let everybody = Access::from_bits_truncate(mode & 7);
         let open = everybody.contains(access - Access::WRITE) || self.hidden;
-        if self.shared.world_readable_only && !open {
+        if self.shared.is_shared() && !open {
             return Err(Errno::EACCES);
         }
         perm::generic(who.cred, mode, uid, gid, access)
@@ -96,7 +96,7 @@ impl Inode for HostNode {
     }
 
     fn served(&self, access: Access) -> bool {
-        if !self.shared.world_readable_only || self.hidden {
+        if !self.shared.is_shared() || self.hidden {
             return true;
         }
         // Execute permission of a file may change above; of a directory it is search permission.
@@ -117,7 +117,7 @@ impl Inode for HostNode {
         if self.identity.kind != S_IFDIR {
             return Err(Errno::ENOTDIR);
         }
-        if self.hidden { Ok(Vec::new()) } else { self.names() }
+        if self.looks_empty() { Ok(Vec::new()) } else { self.names() }
     }
 
     fn open(self: Arc<Self>, how: &Opening<'_>) -> Result<Arc<dyn File>> {

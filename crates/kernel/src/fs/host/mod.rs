@@ -28,7 +28,7 @@ use open::Recent;
 
 use super::{FileSystem, Inode};
 use crate::abi::types::Statfs;
-use crate::{Errno, Result};
+use crate::{Errno, Result, decisions};
 
 pub(crate) use descriptor::statx;
 use descriptor::{Identity, Own, look};
@@ -65,9 +65,20 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// It serves only what everybody may read.
+    fn is_shared(&self) -> bool {
+        self.world_readable_only || decisions::shared_only()
+    }
+
+    /// The directory looks empty, whatever the nodes say.
+    fn decided_hidden(&self, directory: Identity) -> bool {
+        self.is_shared() && decisions::hides(directory.dev, directory.ino)
+    }
+
     /// The directory looks empty. `name` is that in the top, if it is there.
     fn hides(&self, directory: Identity, name: Option<&[u8]>) -> bool {
-        self.hidden.contains(&(directory.dev, directory.ino))
+        self.decided_hidden(directory)
+            || self.hidden.contains(&(directory.dev, directory.ino))
             || name.is_some_and(|name| self.hidden_names.contains(name))
     }
 }

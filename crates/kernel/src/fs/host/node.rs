@@ -284,6 +284,11 @@ impl HostNode {
         Ok(directory)
     }
 
+    /// Nothing in it is shown.
+    pub(super) fn looks_empty(&self) -> bool {
+        self.hidden || self.shared.decided_hidden(self.identity)
+    }
+
     /// As `dir`, with what permissions were decided by proven, to be changed.
     pub(super) fn dir_to_change(&self) -> Result<Arc<OwnedFd>> {
         let directory = self.dir()?;
@@ -294,7 +299,7 @@ impl HostNode {
     /// In a shared view: carries something out by a name in this directory, which everybody may search all the while.
     /// Neither its mode nor what is in it changes meanwhile, which `st_ctime` would tell.
     fn searching<T>(&self, directory: &OwnedFd, act: impl FnOnce() -> Result<T>) -> Result<T> {
-        if !self.shared.world_readable_only {
+        if !self.shared.is_shared() {
             return act();
         }
         let before = self.searchable(directory)?;
@@ -317,14 +322,14 @@ impl HostNode {
     pub(super) fn reached<T>(&self, act: impl FnOnce() -> Result<T>) -> Result<T> {
         let parent = self.place.lock().parent.clone();
         match parent {
-            Some(parent) if self.shared.world_readable_only => parent.searching(&*parent.dir()?, act),
+            Some(parent) if self.shared.is_shared() => parent.searching(&*parent.dir()?, act),
             _ => act(),
         }
     }
 
     /// Looks a name up. `on_way`: the path goes on behind it, so that a descriptor of it will be needed.
     pub(super) fn find(&self, name: &[u8], on_way: bool) -> Result<Arc<dyn Inode>> {
-        if self.hidden {
+        if self.looks_empty() {
             return Err(Errno::ENOENT);
         }
         let directory = self.dir()?;

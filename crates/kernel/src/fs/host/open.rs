@@ -62,7 +62,7 @@ impl Recent {
 impl Shared {
     /// A shared view gives nothing away but what everybody may read, at the moment that it was opened at.
     pub(super) fn admit(&self, opened: &Seen) -> Result<()> {
-        if self.world_readable_only && opened.stat.st_mode & 4 == 0 { Err(Errno::EACCES) } else { Ok(()) }
+        if self.is_shared() && opened.stat.st_mode & 4 == 0 { Err(Errno::EACCES) } else { Ok(()) }
     }
 }
 
@@ -116,7 +116,7 @@ impl HostNode {
     /// Opens the regular file that `itself` is a descriptor of.
     fn reopen(&self, itself: &OwnedFd, flags: OFlags) -> Result<Arc<OwnedFd>> {
         let file = self.shared.own.reopen(itself, flags | OFlags::NONBLOCK)?;
-        if self.shared.world_readable_only {
+        if self.shared.is_shared() {
             self.shared.admit(&look(&file, b"")?)?;
         }
         Ok(Arc::new(file))
@@ -126,7 +126,7 @@ impl HostNode {
     pub(super) fn names(&self) -> Result<Vec<Listed>> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::openat(&*self.dir()?, ".", flags, Mode::empty()).map_err(errno)?;
-        if self.shared.world_readable_only {
+        if self.shared.is_shared() {
             self.shared.admit(&look(&directory, b"")?)?;
         }
         let mut buffer = Vec::with_capacity(32 << 10);

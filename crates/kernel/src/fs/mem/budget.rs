@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, SealFlags, SeekFrom};
 
 use crate::abi::PAGE_SIZE;
-use crate::{Errno, Result};
+use crate::{Errno, Result, decisions};
 
 /// So far a file may grow beyond the limit before that is seen.
 const STEP: u64 = 4 << 20;
@@ -32,8 +32,12 @@ impl Budget {
 
     /// Takes `bytes`, or `ENOSPC`.
     pub fn charge(&self, bytes: u64) -> Result<()> {
-        let take = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= self.limit);
+        let take = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= self.limit());
         self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).map(drop).map_err(|_| Errno::ENOSPC)
+    }
+
+    fn limit(&self) -> u64 {
+        decisions::disk(self.limit)
     }
 
     /// Gives `bytes` back.
@@ -43,7 +47,7 @@ impl Budget {
 
     /// Limit and use.
     pub fn state(&self) -> (u64, u64) {
-        (self.limit, self.used.load(Ordering::Relaxed))
+        (self.limit(), self.used.load(Ordering::Relaxed))
     }
 
     /// The part of the use that is in files of the host.
