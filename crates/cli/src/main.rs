@@ -6,6 +6,7 @@ mod bounded;
 mod completions;
 mod doctor;
 mod exec;
+mod json;
 mod kill;
 mod parse;
 mod ps;
@@ -18,6 +19,7 @@ use std::panic::catch_unwind;
 use std::process::ExitCode;
 
 use clap::{Args, FromArgMatches, Parser, Subcommand};
+use coracle::shown::Text;
 use coracle::{child, startup};
 
 /// Runs unmodified Linux programs, each in a light vessel of its own.
@@ -135,9 +137,9 @@ fn dispatch(command: Command) -> ExitCode {
     }
 }
 
-/// Reports an error the one way all subcommands do.
+/// Reports an error the one way all subcommands do. It may quote a guest.
 fn complain(err: &dyn std::error::Error) {
-    eprintln!("coracle: {err}");
+    eprintln!("coracle: {}", Text(&err.to_string()));
 }
 
 #[cfg(test)]

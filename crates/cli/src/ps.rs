@@ -6,7 +6,10 @@ use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use coracle::control::{self, Sandbox, Status};
+use coracle::shown::Text;
 use serde::Serialize;
+
+use crate::json;
 
 /// List your running sandboxes.
 ///
@@ -68,7 +71,7 @@ pub fn run(args: PsArgs) -> ExitCode {
         if args.quiet {
             println!("{}", sandbox.id());
         } else if args.json {
-            println!("{}", serde_json::to_string(&JsonLine::new(sandbox, status)).unwrap_or_default());
+            println!("{}", json::line(&JsonLine::new(sandbox, status)));
         } else {
             println!("{}", line(sandbox, status));
         }
@@ -94,7 +97,7 @@ fn line(sandbox: &Sandbox, status: &Status) -> String {
 /// The words of the command; control characters cannot reach the terminal.
 fn command(status: &Status) -> String {
     let words: Vec<_> = status.argv.iter().map(|word| word.to_string_lossy()).collect();
-    words.join(" ").chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    Text(&words.join(" ")).to_string()
 }
 
 /// The two largest units.
@@ -136,6 +139,6 @@ mod tests {
         let argv = vec!["sh".into(), "-c".into(), "\x1b[2J\n".into()];
         let status =
             Status { argv, hostname: String::new(), pid: 1, started: 0, processes: 1, memory: 0, cpu_ns: 0 };
-        assert_eq!(command(&status), "sh -c ?[2J?");
+        assert_eq!(command(&status), "sh -c \\033[2J\\n");
     }
 }

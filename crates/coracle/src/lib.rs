@@ -27,6 +27,8 @@ pub mod confinement {
     }
 }
 #[doc(hidden)]
+pub use coracle_kernel::shown;
+#[doc(hidden)]
 pub use coracle_platform::{before_main, child, startup};
 
 pub use config::{Config, ConfigError};

@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use coracle_kernel::shown::Text;
 use log::{LevelFilter, Log, Metadata, Record};
 
 use crate::config::LogLevel;
@@ -46,10 +47,7 @@ fn shown(record: &Record<'_>, number: u32, level: LevelFilter) -> Option<String>
 /// Control characters (a message may quote what a guest said) cannot reach the terminal.
 fn line(record: &Record<'_>) -> String {
     let level = record.level().as_str().to_ascii_lowercase();
-    let text = format!("coracle: {level}: {}", record.args());
-    let mut text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    text.push('\n');
-    text
+    format!("coracle: {level}: {}\n", Text(&record.args().to_string()))
 }
 
 /// Messages from this level up go to stderr, unless the program has a logger of its own.
@@ -86,6 +84,6 @@ mod tests {
             line(&Record::builder().level(log::Level::Warn).args(format_args!("{text}")).build())
         };
         assert_eq!(record("memory"), "coracle: warn: memory\n");
-        assert_eq!(record("a\nb\x1b[2J"), "coracle: warn: a b [2J\n");
+        assert_eq!(record("a\nb\x1b[2J"), "coracle: warn: a\\nb\\033[2J\n");
     }
 }

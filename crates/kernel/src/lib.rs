@@ -16,6 +16,7 @@ pub mod ipc;
 pub mod mem;
 pub mod mm;
 mod random;
+pub mod shown;
 pub mod signal;
 pub mod syscalls;
 pub mod task;

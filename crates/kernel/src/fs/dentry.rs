@@ -323,6 +323,6 @@ impl PathRef {
 
 impl std::fmt::Debug for PathRef {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&String::from_utf8_lossy(&self.dentry.name()))
+        write!(f, "{}", crate::shown::Short(&self.dentry.name()))
     }
 }

@@ -23,6 +23,7 @@ use crate::fd::{FdEntry, FdTable, OpenFile};
 use crate::fs::dev::terminal;
 use crate::fs::{FsContext, PathRef, Resolve};
 use crate::mm::AddressSpace;
+use crate::shown::Name;
 use crate::signal::{self, SigSet};
 use crate::world::World;
 use crate::{Errno, Result};
@@ -325,7 +326,7 @@ impl Task {
             }
         }
         Err(refused.unwrap_or_else(|| {
-            let place = format!("no such program in PATH ({})", String::from_utf8_lossy(path));
+            let place = format!("no such program in PATH ({})", Name(path));
             ExecError::new(Errno::ENOENT, &name, &place)
         }))
     }

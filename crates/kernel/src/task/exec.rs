@@ -22,6 +22,7 @@ use crate::fd::{Io, OpenFile};
 use crate::fs::{Access, MountFlags, Opening, PathRef, Resolve, S_IFREG, Walk, Who, anew};
 use crate::mem::{UserMemory, VecSink};
 use crate::mm::{self, AddressSpace};
+use crate::shown::Short;
 use crate::task::Caps;
 use crate::{Errno, Result, SysResult, signal};
 
@@ -47,7 +48,7 @@ impl ExecError {
     }
 
     pub(super) fn new(errno: Errno, path: &[u8], reason: &dyn std::fmt::Display) -> ExecError {
-        ExecError { errno, reason: format!("{}: {reason}", String::from_utf8_lossy(path)) }
+        ExecError { errno, reason: format!("{}: {reason}", Short(path)) }
     }
 }
 

@@ -19,6 +19,7 @@ use coracle_platform::{Death, MemoryCall, Resume, Thread, Trap};
 use super::{Task, exit};
 use crate::abi::linux::__NR_futex;
 use crate::call::{After, Ctx};
+use crate::shown::Name;
 use crate::signal::{self, Next};
 use crate::{Errno, SysResult, syscalls};
 
@@ -188,8 +189,7 @@ fn dispatch(cx: &mut Ctx<'_>) -> SysResult {
 fn unknown(cx: &Ctx<'_>) -> SysResult {
     let seen = usize::try_from(cx.number).ok().and_then(|index| cx.task.world.stats.unknown.get(index));
     if seen.is_none_or(|seen| !seen.swap(true, Ordering::Relaxed)) {
-        let comm = cx.task.comm();
-        log::info!("system call {} is not known ({})", cx.number, String::from_utf8_lossy(&comm));
+        log::info!("system call {} is not known ({})", cx.number, Name(&cx.task.comm()));
     }
     Err(Errno::ENOSYS)
 }

@@ -9,6 +9,7 @@ use crate::abi::linux::{O_RDONLY, O_WRONLY, RLIMIT_CORE};
 use crate::abi::types::Rlimit;
 use crate::fd::OpenFile;
 use crate::ipc::pipe;
+use crate::shown::Name;
 use crate::signal::SigSet;
 use crate::task::boot::Spawn;
 use crate::task::{Cred, Process};
@@ -52,7 +53,7 @@ impl Drop for Turn {
 /// where the core goes.
 pub fn start(task: &Arc<Task>, signal: i32, limit: u64) -> Option<(Helper, Arc<OpenFile>)> {
     let none = |reason: &str| {
-        log::warn!("process {} ({}) dumps no core: {reason}", task.pid(), String::from_utf8_lossy(&task.comm()));
+        log::warn!("process {} ({}) dumps no core: {reason}", task.pid(), Name(&task.comm()));
         None
     };
     if limit == NO_FURTHER {

@@ -30,6 +30,7 @@ use crate::abi::PAGE_SIZE;
 use crate::abi::linux::{RLIMIT_CORE, SIGKILL};
 use crate::call::Ctx;
 use crate::fd::OpenFile;
+use crate::shown::Name;
 use crate::signal::SigInfo;
 use crate::wait::WaitQueue;
 
@@ -186,7 +187,7 @@ pub fn dump(cx: &mut Ctx<'_>, info: &SigInfo, call: Option<SysResult>) {
         // What could not be written is missing.
         let _ = write_all(&mut writer, &dying, filter);
         writer.finish();
-        log::info!("process {} ({}): core dumped", process.pid, String::from_utf8_lossy(&task.comm()));
+        log::info!("process {} ({}): core dumped", process.pid, Name(&task.comm()));
         close(&task, &file);
     }
     // The program's input ended with the last use of `file`.

@@ -11,6 +11,7 @@ use super::helper::Pipes;
 use crate::abi::linux::{O_CREAT, O_EXCL, O_NOFOLLOW, O_WRONLY};
 use crate::fd::OpenFile;
 use crate::fs::{Resolve, S_IFMT, S_IFREG, now};
+use crate::shown::Short;
 use crate::syscalls::names;
 use crate::syscalls::path::{AT_FDCWD, Env, open_in};
 use crate::{Errno, Result};
@@ -57,7 +58,7 @@ pub fn open(task: &Arc<Task>, signal: i32, limit: u64) -> Option<Arc<OpenFile>> 
             "process {} dumps no core: sockets in /proc/sys/kernel/core_pattern ({}) are not served; write a file's name \
              or | and a program's there",
             task.pid(),
-            String::from_utf8_lossy(&pattern)
+            Short(&pattern)
         );
         return None;
     }
@@ -66,8 +67,7 @@ pub fn open(task: &Arc<Task>, signal: i32, limit: u64) -> Option<Arc<OpenFile>> 
     match make(task, &name) {
         Ok(file) => Some(file),
         Err(error) => {
-            let name = String::from_utf8_lossy(&name);
-            log::info!("process {} dumps no core: {name}: {error}", task.pid());
+            log::info!("process {} dumps no core: {}: {error}", task.pid(), Short(&name));
             None
         }
     }
