@@ -7,11 +7,12 @@ use std::time::Duration;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueEnum, ValueHint};
 use coracle::config::{
-    self, ClockChoice, Config, Confine, Environment, Limits, LogLevel, Net, PlatformChoice, Rootfs, Timeout,
-    Trace, User, WaitPolicy,
+    self, ClockChoice, Config, Confine, Environment, Limits, LogLevel, Net, PlatformChoice, Report, Rootfs,
+    Timeout, Trace, User, WaitPolicy,
 };
 use coracle::{Reason, startup};
 
+use crate::json;
 use crate::parse::{self, TraceArg};
 use crate::shown::Shown;
 
@@ -21,7 +22,8 @@ use crate::shown::Shown;
 /// but the current directory shown), writes into memory that is gone at the end, and has no network.
 ///
 /// The program's exit status becomes this command's: 128 + N if signal N ended it. 125 says that Coracle
-/// itself failed, 126 that the program cannot be executed, 127 that there is no such program.
+/// itself failed, or had to stop --diff or --save early; 126 that the program cannot be executed, 127 that there is no such
+/// program.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES, override_usage = "coracle run [OPTIONS] -- PROG [ARGS]...")]
 pub struct RunArgs {
@@ -41,6 +43,18 @@ pub struct RunArgs {
     /// Copy what the run wrote into this new or empty directory at the end.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = FILES)]
     save: Option<PathBuf>,
+
+    /// Most bytes that --diff prints; more, and it stops there.
+    #[arg(long, value_name = "SIZE", value_parser = parse::size, default_value = "16M", help_heading = LIMITS)]
+    diff_limit: u64,
+
+    /// Most bytes that --save writes [default: what the run may hold in memory]; more, and it stops there.
+    #[arg(long, value_name = "SIZE", value_parser = parse::size, help_heading = LIMITS)]
+    save_limit: Option<u64>,
+
+    /// Most time that --diff takes, and --save; they stop then.
+    #[arg(long, value_name = "TIME", value_parser = parse::duration, default_value = "5m", help_heading = LIMITS)]
+    report_timeout: Duration,
 
     /// Start in this directory of the sandbox [default: the current one, if it is visible inside].
     #[arg(long, short = 'C', value_name = "DIR", help_heading = PROCESS)]
@@ -246,8 +260,7 @@ pub fn run(args: RunArgs) -> u8 {
     match if json { coracle::run(config) } else { coracle::run_to_status(&config) } {
         Ok(outcome) => {
             if json {
-                // Plain numbers and words only: this cannot fail.
-                eprintln!("{}", serde_json::to_string(&outcome).unwrap_or_default());
+                eprintln!("{}", json::line(&outcome));
             }
             outcome.exit_code()
         }
@@ -269,7 +282,9 @@ fn failure(err: &coracle::Error) -> String {
         _ => Reason::Internal,
     };
     let status = err.exit_code();
-    serde_json::json!({ "status": status, "signal": null, "reason": reason, "error": err.to_string() }).to_string()
+    json::line(
+        &serde_json::json!({ "status": status, "signal": null, "reason": reason, "error": err.to_string() }),
+    )
 }
 
 impl RunArgs {
@@ -288,6 +303,9 @@ impl RunArgs {
             shown: Shown::default(),
             diff: false,
             save: None,
+            diff_limit: config::Report::default().diff,
+            save_limit: config::Report::default().save,
+            report_timeout: config::Report::default().time,
             workdir: None,
             env: Vec::new(),
             env_clear: false,
@@ -339,6 +357,7 @@ impl RunArgs {
         config.timeout = self.timeout.map(|after| Timeout { after, grace: self.grace });
         config.diff = self.diff;
         config.save = self.save.map(|dir| absolute("--save", dir)).transpose()?;
+        config.report = Report { diff: self.diff_limit, save: self.save_limit, time: self.report_timeout };
         config.hostname = self.hostname;
         config.net = match self.net {
             NetArg::None => Net::None,
@@ -437,6 +456,7 @@ mod tests {
         let config = parse(
             "--bind /etc:/x:ro --write /tmp --workdir /w --env A=1 --env-clear --user 3:4 --memory 64M \
              --cpus 2 --pids 9 --disk 1G --output-limit 1K --timeout 2s --grace 1s --diff --hostname box \
+             --diff-limit 1M --save-limit 2M --report-timeout 3s \
              --net host --platform seccomp --trace=syscalls:read --trace=syscalls:write --trace startup \
              --stats --log debug --json --confine required --clock pvclock --wait-policy spin -- p",
         );
@@ -455,6 +475,7 @@ mod tests {
         };
         want.timeout = Some(Timeout { after: Duration::from_secs(2), grace: Duration::from_secs(1) });
         want.diff = true;
+        want.report = Report { diff: 1 << 20, save: Some(2 << 20), time: Duration::from_secs(3) };
         want.hostname = "box".into();
         want.net = Net::Host;
         want.platform = PlatformChoice::Seccomp;

@@ -40,6 +40,9 @@ pub struct Config {
     /// Copy what the run wrote into this host directory at the end.
     #[serde(with = "os_text::maybe_path")]
     pub save: Option<PathBuf>,
+    /// What these two may take.
+    #[serde(default)]
+    pub report: Report,
     /// `uname -n`, at most 64 bytes.
     pub hostname: String,
     /// Network.
@@ -82,6 +85,7 @@ impl Config {
             timeout: None,
             diff: false,
             save: None,
+            report: Report::default(),
             hostname: DEFAULT_HOSTNAME.to_owned(),
             net: Net::None,
             platform: PlatformChoice::Auto,
@@ -197,6 +201,23 @@ pub struct Limits {
     pub disk: Option<u64>,
     /// Bytes on stdout and stderr together; more ends the run.
     pub output: Option<u64>,
+}
+
+/// What `diff` and `save` may take after the end; they stop there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Bytes that `diff` prints.
+    pub diff: u64,
+    /// Bytes that `save` writes. `None`: as many as the run could hold in memory.
+    pub save: Option<u64>,
+    /// Time that each of them takes.
+    pub time: Duration,
+}
+
+impl Default for Report {
+    fn default() -> Self {
+        Self { diff: 16 << 20, save: None, time: Duration::from_secs(300) }
+    }
 }
 
 /// When a run is ended from outside.

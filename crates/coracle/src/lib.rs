@@ -60,6 +60,9 @@ pub enum Error {
     /// What the run wrote cannot be taken out.
     #[error("--save {}: {source}", .path.display())]
     Save { path: std::path::PathBuf, source: std::io::Error },
+    /// `--diff` or `--save` came to a limit, or the host refused something.
+    #[error("{option} stopped at {at}: {why}; the rest is missing")]
+    Unfinished { option: &'static str, at: String, why: String },
     /// `--user` names nobody.
     #[error("no user {name:?} in the sandbox's /etc/passwd; give numbers, as in --user 1000:1000")]
     User { name: String },

@@ -96,6 +96,20 @@ pub fn leave_signals(list: &[i32]) {
     }
 }
 
+/// These signals do again to this process what they do to any, and the calling thread takes them.
+pub fn take_signals(list: &[i32]) {
+    // SAFETY: no handler is installed, dispositions and this thread's mask change.
+    unsafe {
+        let mut set = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigemptyset(&raw mut set);
+        for signal in list {
+            libc::signal(*signal, libc::SIG_DFL);
+            libc::sigaddset(&raw mut set, *signal);
+        }
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut());
+    }
+}
+
 /// Ends the process without the exit handlers of a program whose `main` never ran.
 pub fn exit_at_once(status: u8) -> ! {
     // SAFETY: does not return.

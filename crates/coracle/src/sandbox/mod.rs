@@ -9,6 +9,7 @@ pub(crate) mod cgroup;
 mod confine;
 mod live;
 pub(crate) mod relay;
+mod report;
 mod streams;
 mod trace;
 mod view;
@@ -169,8 +170,9 @@ pub fn run(
     if config.stats {
         print_stats(&world);
     }
-    view.upper.report(config)?;
+    let reported = report::report(&view.upper, config);
     platform.end();
+    reported?;
     startup::step("all is over");
     // This process has nothing left to do but to end. That takes all the rest with it, at once: memory and descriptors.
     std::mem::forget((world, live));

@@ -3,14 +3,14 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use coracle_kernel::Errno;
 use coracle_kernel::fs::host::{HostFs, View};
 use coracle_kernel::fs::mem::{Budget, MemFs};
-use coracle_kernel::fs::overlay::{Kind, OverlayFs};
+use coracle_kernel::fs::overlay::OverlayFs;
 use coracle_kernel::fs::{
     self, Access, FileSystem, MountFlags, NewNode, PathRef, Resolve, S_IFDIR, S_IFREG, Vfs, Walk, Who, dev,
     make_dev, standard,
@@ -26,8 +26,6 @@ use crate::config::{Config, Rootfs, User};
 const HIDDEN: [&str; 3] = ["/root", "/home", "/run"];
 /// Places that are the sandbox's own.
 const PRIVATE: [&str; 2] = ["/tmp", "/var/tmp"];
-/// Mount points, where what was made belongs to the sandbox and not to the run.
-const SKIPPED: [&[u8]; 5] = [b"/dev", b"/proc", b"/sys", b"/tmp", b"/var/tmp"];
 
 /// The tree of files, and what collects writes to it.
 pub struct Built {
@@ -38,44 +36,7 @@ pub struct Built {
 }
 
 /// Where writes go: overlays and the places they are mounted at.
-pub struct Upper(Vec<(PathBuf, Arc<OverlayFs>)>);
-
-impl Upper {
-    /// `--diff` and `--save`: what the run wrote, listed on stderr and taken out.
-    pub fn report(&self, config: &Config) -> Result<(), Error> {
-        for (place, overlay) in &self.0 {
-            let inner: Vec<&[u8]> = self
-                .0
-                .iter()
-                .filter(|(other, _)| other != place && other.starts_with(place))
-                .map(|(other, _)| bytes(other.as_os_str()))
-                .collect();
-            let skip = [&SKIPPED[..], &inner].concat();
-            if config.diff {
-                for change in overlay.changes(&skip).map_err(failed(place))? {
-                    let letter = match change.kind {
-                        Kind::Added => 'A',
-                        Kind::Modified => 'M',
-                        Kind::Deleted => 'D',
-                    };
-                    let path = String::from_utf8_lossy(&change.path).into_owned();
-                    let end = if change.directory { "/" } else { "" };
-                    eprintln!("{letter} {}{path}{end}", place.to_string_lossy().trim_end_matches('/'));
-                }
-            }
-            if let Some(into) = &config.save {
-                let into = into.join(place.strip_prefix("/").unwrap_or(place));
-                let made = std::fs::DirBuilder::new().recursive(true).mode(0o755).create(&into);
-                let saved = made.and_then(|()| overlay.save(&into, &skip));
-                let left = saved.map_err(|source| Error::Save { path: into, source })?;
-                for change in left.iter().filter(|change| change.kind != Kind::Deleted) {
-                    log::warn!("not saved: {}", String::from_utf8_lossy(&change.path));
-                }
-            }
-        }
-        Ok(())
-    }
-}
+pub struct Upper(pub Vec<(PathBuf, Arc<OverlayFs>)>);
 
 fn failed(path: &Path) -> impl Fn(Errno) -> Error + '_ {
     move |errno| Error::View { path: path.to_owned(), source: std::io::Error::from_raw_os_error(errno.raw()) }

@@ -25,7 +25,7 @@ pub use file::MemFile;
 pub use node::{MemInode, Meta, downcast};
 
 /// What a node without contents is charged, so that a flood of empty files meets the limit too.
-const NODE_COST: u64 = 768;
+pub const NODE_COST: u64 = 768;
 
 /// The same with the target of a link.
 fn cost(target: usize) -> u64 {

@@ -11,6 +11,7 @@
 mod changes;
 mod file;
 mod node;
+mod save;
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -23,9 +24,10 @@ use super::{FileSystem, Inode};
 use crate::Result;
 use crate::abi::types::Statfs;
 
-pub use changes::{Change, Kind};
+pub use changes::{Changes, Found, Kind, Step};
 pub use file::OverlayFile;
 pub use node::Node;
+pub use save::{Left, SaveLimits, Stop, Stopped};
 
 /// Numbers of new nodes begin here, above those of real file systems' nodes.
 const FIRST_INO: u64 = 1 << 40;

@@ -3,6 +3,8 @@
 mod copy_up;
 mod names;
 
+pub(super) use copy_up::Contents;
+
 use std::any::Any;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};

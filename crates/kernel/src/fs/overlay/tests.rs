@@ -45,6 +45,17 @@ fn write(inode: &Arc<dyn Inode>, bytes: &[u8]) {
     upper.data().unwrap().write(0, &mut SliceSource(bytes)).unwrap();
 }
 
+fn changed(fs: &OverlayFs) -> Vec<(String, Kind)> {
+    let mut changes = fs.changes(&[]);
+    let mut found = Vec::new();
+    while let Some(step) = changes.step() {
+        if let Step::Name(Found { kind: Some(kind), .. }) = step {
+            found.push((String::from_utf8_lossy(changes.path()).into_owned(), kind));
+        }
+    }
+    found
+}
+
 #[test]
 fn a_change_keeps_the_identity_and_leaves_the_lower_file() {
     let (dir, fs) = tree();
@@ -61,8 +72,7 @@ fn a_change_keeps_the_identity_and_leaves_the_lower_file() {
     let again = fs.root().lookup(b"d").unwrap().lookup(b"f").unwrap();
     assert_eq!(again.stat().unwrap().st_size, 6);
     assert_eq!(contents(&again), b"upper!");
-    let changes = fs.changes(&[]).unwrap();
-    assert_eq!(changes, [Change { path: b"/d/f".to_vec(), kind: Kind::Modified, directory: false }]);
+    assert_eq!(changed(&fs), [("/d/f".to_owned(), Kind::Modified)]);
 }
 
 #[test]
@@ -96,11 +106,9 @@ fn a_lower_directory_moves_with_its_contents() {
     let f = moved.lookup(b"f").unwrap();
     write(&f, b"x");
     assert_eq!(contents(&moved.lookup(b"f").unwrap()), b"x");
-    let changed: Vec<_> =
-        fs.changes(&[]).unwrap().into_iter().map(|c| (String::from_utf8(c.path).unwrap(), c.kind)).collect();
     let expected =
         [("/d", Kind::Deleted), ("/e", Kind::Added), ("/e/moved", Kind::Added), ("/e/moved/f", Kind::Added)];
-    assert_eq!(changed, expected.map(|(path, kind)| (path.to_string(), kind)));
+    assert_eq!(changed(&fs), expected.map(|(path, kind)| (path.to_string(), kind)));
 }
 
 #[test]
@@ -128,28 +136,6 @@ fn an_unlinked_file_that_is_changed_does_not_come_back() {
 }
 
 #[test]
-fn what_changed_can_be_taken_out() {
-    let (_dir, fs) = tree();
-    let out = tempfile::tempdir().unwrap();
-    let root = fs.root();
-    let d = root.lookup(b"d").unwrap();
-    let n = d.make(b"new", &new(S_IFREG | 0o640)).unwrap();
-    write(&n, b"fresh");
-    root.link(b"second", &n).unwrap();
-    root.make(b"ln", &NewNode { target: b"d/new", ..new(crate::fs::S_IFLNK | 0o777) }).unwrap();
-    let l = root.lookup(b"l").unwrap();
-    root.unlink(b"l", &l).unwrap();
-    let left = fs.save(out.path(), &[]).unwrap();
-    assert_eq!(left, [Change { path: b"/l".to_vec(), kind: Kind::Deleted, directory: false }]);
-    assert_eq!(std::fs::read(out.path().join("d/new")).unwrap(), b"fresh");
-    assert_eq!(std::fs::read(out.path().join("second")).unwrap(), b"fresh");
-    assert_eq!(std::fs::read_link(out.path().join("ln")).unwrap().to_str(), Some("d/new"));
-    let mode = std::fs::metadata(out.path().join("d/new")).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o640);
-    assert!(!out.path().join("a").exists());
-}
-
-#[test]
 fn a_rename_moves_the_node_that_is_open() {
     let (_dir, fs) = tree();
     let root = fs.root();
@@ -158,4 +144,43 @@ fn a_rename_moves_the_node_that_is_open() {
     write(&open, b"same");
     assert!(Arc::ptr_eq(&open, &root.lookup(b"z").unwrap()));
     assert_eq!(contents(&root.lookup(b"z").unwrap()), b"same");
+}
+
+#[test]
+fn changes_come_in_order_with_directories_first() {
+    let (dir, fs) = tree();
+    for name in ["x", "y", "z"] {
+        std::fs::write(dir.path().join("d").join(name), b"").unwrap();
+    }
+    let root = fs.root();
+    let d = root.lookup(b"d").unwrap();
+    let y = d.lookup(b"y").unwrap();
+    d.unlink(b"y", &y).unwrap();
+    write(&d.lookup(b"x").unwrap(), b"x");
+    for name in [b"g", b"y", b"w"] {
+        d.make(name, &new(S_IFREG | 0o644)).unwrap();
+    }
+    assert_eq!(
+        changed(&fs),
+        [("/d/g", Kind::Added), ("/d/w", Kind::Added), ("/d/x", Kind::Modified), ("/d/y", Kind::Added)]
+            .map(|(path, kind)| (path.to_owned(), kind))
+    );
+    // Names of both trees, merged.
+    let z = d.lookup(b"z").unwrap();
+    d.unlink(b"z", &z).unwrap();
+    root.rename(b"d", &root, b"d!", 0).unwrap();
+    let names: Vec<_> = changed(&fs).into_iter().map(|(path, _)| path).collect();
+    assert_eq!(names, ["/d", "/d!", "/d!/f", "/d!/g", "/d!/w", "/d!/x", "/d!/y"]);
+}
+
+#[test]
+fn every_name_of_a_large_directory_comes_once_and_in_order() {
+    let (_dir, fs) = tree();
+    let d = fs.root().lookup(b"d").unwrap();
+    let mut names: Vec<_> = (0..5000).map(|n| format!("/d/{}", n * 7919 % 5000)).collect();
+    for name in &names {
+        d.make(&name.as_bytes()[3..], &new(S_IFREG | 0o644)).unwrap();
+    }
+    names.sort();
+    assert_eq!(changed(&fs).into_iter().map(|(path, _)| path).collect::<Vec<_>>(), names);
 }

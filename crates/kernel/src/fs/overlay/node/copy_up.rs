@@ -1,7 +1,10 @@
 //! Copying up: a node of the lower tree gets attributes and contents in memory before it changes.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+
+use rustix::fs::SeekFrom;
 
 use super::Node;
 use crate::abi::types::Timespec;
@@ -117,44 +120,11 @@ fn copy_contents(lower: &dyn Inode, into: &Data, keep: u64) -> Result<()> {
     if keep == 0 {
         return Ok(());
     }
-    if let Some(node) = lower.as_any().downcast_ref::<MemInode>() {
-        let from = node.data().ok_or(Errno::EINVAL)?;
-        return copy_ranges(into, keep.min(from.size()), |at, limit| {
-            let at = match from.seek_data(at, false) {
-                Err(Errno::ENXIO) => return Ok(None),
-                other => other?,
-            };
-            let mut sink = VecSink { bytes: Vec::new(), limit };
-            from.read(at, &mut sink)?;
-            Ok(Some((at, sink.bytes)))
-        });
-    }
-    let node = lower.as_any().downcast_ref::<HostNode>().ok_or(Errno::EIO)?;
-    let host = |error: rustix::io::Errno| Errno::from_raw(error.raw_os_error());
-    let file = &*node.open_to_read()?;
-    let size = rustix::fs::fstat(file).map_err(host)?.st_size as u64;
-    copy_ranges(into, keep.min(size), |at, limit| {
-        let at = match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(at)) {
-            Err(rustix::io::Errno::NXIO) => return Ok(None),
-            Err(rustix::io::Errno::INVAL) => at,
-            other => other.map_err(host)?,
-        };
-        let mut bytes = vec![0; limit];
-        let count = rustix::io::pread(file, &mut bytes, at).map_err(host)?;
-        bytes.truncate(count);
-        Ok((count > 0).then_some((at, bytes)))
-    })
-}
-
-/// `next(at, limit)` yields the next data at or behind `at`.
-fn copy_ranges(
-    into: &Data,
-    size: u64,
-    mut next: impl FnMut(u64, usize) -> Result<Option<(u64, Vec<u8>)>>,
-) -> Result<()> {
+    let mut contents = Contents::of(lower)?;
+    let size = keep.min(contents.size());
     let mut at = 0;
     while at < size {
-        let Some((start, mut bytes)) = next(at, 1 << 20)? else { break };
+        let Some((start, mut bytes)) = contents.next(at, 1 << 20)? else { break };
         bytes.truncate(usize::try_from(size.saturating_sub(start)).unwrap_or(usize::MAX));
         if bytes.is_empty() {
             break;
@@ -166,4 +136,63 @@ fn copy_ranges(
         at = end;
     }
     into.truncate(size)
+}
+
+/// What a regular file contains, to be copied.
+pub(in super::super) enum Contents<'a> {
+    Memory(&'a Data),
+    Host(Arc<OwnedFd>, u64),
+}
+
+fn host(error: rustix::io::Errno) -> Errno {
+    Errno::from_raw(error.raw_os_error())
+}
+
+impl<'a> Contents<'a> {
+    /// Of a node that is no overlay's.
+    pub(in super::super) fn of(inode: &'a dyn Inode) -> Result<Contents<'a>> {
+        if let Some(node) = inode.as_any().downcast_ref::<MemInode>() {
+            return node.data().map(Contents::Memory).ok_or(Errno::EINVAL);
+        }
+        let node = inode.as_any().downcast_ref::<HostNode>().ok_or(Errno::EIO)?;
+        let file = node.open_to_read()?;
+        let size = rustix::fs::fstat(&file).map_err(host)?.st_size as u64;
+        Ok(Contents::Host(file, size))
+    }
+
+    pub(in super::super) fn size(&self) -> u64 {
+        match self {
+            Contents::Memory(data) => data.size(),
+            Contents::Host(_, size) => *size,
+        }
+    }
+
+    /// The next data at or behind `at`, at most `limit` bytes; `None` if there are none.
+    pub(in super::super) fn next(&mut self, at: u64, limit: usize) -> Result<Option<(u64, Vec<u8>)>> {
+        let at = match self {
+            Contents::Memory(data) => data.seek_data(at, false),
+            Contents::Host(file, _) => match rustix::fs::seek(&**file, SeekFrom::Data(at)) {
+                Err(rustix::io::Errno::INVAL) => Ok(at),
+                other => other.map_err(host),
+            },
+        };
+        let at = match at {
+            Err(Errno::ENXIO) => return Ok(None),
+            other => other?,
+        };
+        let bytes = match self {
+            Contents::Memory(data) => {
+                let mut sink = VecSink { bytes: Vec::new(), limit };
+                data.read(at, &mut sink)?;
+                sink.bytes
+            }
+            Contents::Host(file, _) => {
+                let mut bytes = vec![0; limit];
+                let count = rustix::io::pread(&*file, &mut bytes, at).map_err(host)?;
+                bytes.truncate(count);
+                bytes
+            }
+        };
+        Ok((!bytes.is_empty()).then_some((at, bytes)))
+    }
 }

@@ -9,7 +9,7 @@ use crate::{Errno, Result};
 
 impl Node {
     /// `on_way`: a path goes on behind it.
-    pub(super) fn find(&self, name: &[u8], on_way: bool) -> Result<Arc<Node>> {
+    pub(in super::super) fn find(&self, name: &[u8], on_way: bool) -> Result<Arc<Node>> {
         self.directory()?;
         match self.names.lock().map.get(name) {
             Some(Entry::Node(_, node)) => return Ok(node.clone()),
