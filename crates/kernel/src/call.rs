@@ -5,6 +5,7 @@ use std::sync::Arc;
 use coracle_platform::{MemoryCall, Space, Thread, Vessel};
 
 use crate::mem::UserMemory;
+use crate::mm::Noted;
 use crate::task::Task;
 use crate::wait::{Deadline, Events, PollTable};
 use crate::{Errno, Result, SysResult, fd};
@@ -131,6 +132,8 @@ pub struct Ctx<'a> {
     pub after: After,
     /// Where the last read began, if that was at its file's position: should its bytes not reach the guest.
     pub read_from: Option<u64>,
+    /// A file that the thread is about to map.
+    pub noted: Option<Noted>,
 }
 
 impl Ctx<'_> {

@@ -2,6 +2,7 @@
 //!
 //! Objects keep a [`Fasync`] and call `kill` on it, holding no lock of theirs: sending takes those of processes.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -255,12 +256,11 @@ impl Owned {
 pub struct Fasync {
     /// So that nobody pays while there are none.
     any: AtomicBool,
-    list: Mutex<Vec<Async>>,
+    /// By the key of the open file.
+    list: Mutex<BTreeMap<u64, Async>>,
 }
 
 struct Async {
-    /// Of the open file.
-    key: u64,
     /// The descriptor through which it was asked for, told as `si_fd`.
     fd: i32,
     owner: Arc<Fown>,
@@ -280,9 +280,9 @@ impl Fasync {
     /// fasync_helper().
     pub fn apply(&self, request: &Request<'_>) {
         let mut list = self.list.lock();
-        list.retain(|entry| entry.key != request.key);
+        list.remove(&request.key);
         if request.on {
-            list.push(Async { key: request.key, fd: request.fd, owner: request.owner.clone() });
+            list.insert(request.key, Async { fd: request.fd, owner: request.owner.clone() });
         }
         self.any.store(!list.is_empty(), Ordering::SeqCst);
     }
@@ -302,7 +302,7 @@ impl Fasync {
     }
 
     fn tell(&self, band: Band, wanted: impl Fn(&Fown) -> bool) {
-        let list: Vec<_> = self.list.lock().iter().map(|entry| (entry.fd, entry.owner.clone())).collect();
+        let list: Vec<_> = self.list.lock().values().map(|entry| (entry.fd, entry.owner.clone())).collect();
         for (fd, owner) in list.iter().filter(|(_, owner)| wanted(owner)) {
             owner.send_sigio(*fd, band);
         }

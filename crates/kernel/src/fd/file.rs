@@ -2,6 +2,7 @@
 //! file description.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -223,7 +224,7 @@ pub struct OpenFile {
 #[derive(Default)]
 struct DropActions {
     next: u64,
-    list: Vec<(u64, DropAction)>,
+    list: BTreeMap<u64, DropAction>,
 }
 
 type DropAction = Box<dyn FnOnce(u64) + Send>;
@@ -307,13 +308,14 @@ impl OpenFile {
         let mut actions = self.on_drop.lock();
         let ticket = actions.next;
         actions.next += 1;
-        actions.list.push((ticket, Box::new(action)));
+        actions.list.insert(ticket, Box::new(action));
         ticket
     }
 
     /// Takes an action of `at_drop` back.
     pub fn cancel_at_drop(&self, ticket: u64) {
-        self.on_drop.lock().list.retain(|(number, _)| *number != ticket);
+        let action = self.on_drop.lock().list.remove(&ticket);
+        drop(action);
     }
 }
 
@@ -324,7 +326,7 @@ impl Drop for OpenFile {
         {
             self.file.fasync(&Request { on: false, key: self.key, fd: -1, owner, task: None });
         }
-        for (_, action) in self.on_drop.get_mut().list.drain(..) {
+        for action in std::mem::take(&mut self.on_drop.get_mut().list).into_values() {
             action(self.key);
         }
     }

@@ -2,16 +2,20 @@
 //!
 //! A directory knows its named children weakly; a child holds its parent. So whatever is open or current
 //! keeps its chain of parents, a rename moves one object and everybody's path changes with it, and nothing
-//! is kept for names that nobody uses, but for a ring of recent ones in the [`super::MountTable`].
+//! is kept for names that nobody uses, but for a ring of recent ones.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
 
+use super::recent::Recent;
 use super::{Inode, Mount};
 use crate::Result;
+
+/// A table of children that has room for more than this, and few in it, is made smaller.
+const ROOMY: usize = 64;
 
 /// A name and what it names.
 pub struct Dentry {
@@ -24,8 +28,14 @@ pub struct Dentry {
     linkable: AtomicBool,
     /// Something is mounted here (in some mount).
     mounted: AtomicBool,
+    /// It is in no tree.
+    nowhere: bool,
+    /// The ring that keeps names of this tree.
+    recent: Option<Arc<Recent>>,
     /// Used since the ring last looked.
     pub(super) used: AtomicBool,
+    /// The ring's place for it, plus one.
+    pub(super) kept: AtomicUsize,
 }
 
 struct Place {
@@ -35,21 +45,49 @@ struct Place {
 }
 
 impl Dentry {
-    /// The top of a tree, or a node without a place in any (`name` is what is shown for it).
-    pub fn top(inode: Arc<dyn Inode>, name: &[u8]) -> Arc<Dentry> {
-        Dentry::new(inode, None, name)
+    /// A node without a place in any tree (`name` is what is shown for it).
+    pub(super) fn nowhere(inode: Arc<dyn Inode>, name: &[u8], recent: Option<&Arc<Recent>>) -> Arc<Dentry> {
+        let dentry = Dentry::build(inode, None, name, recent.cloned(), true);
+        Arc::new(dentry)
     }
 
-    fn new(inode: Arc<dyn Inode>, parent: Option<Arc<Dentry>>, name: &[u8]) -> Arc<Dentry> {
-        Arc::new(Dentry {
+    /// The top of a tree.
+    pub(super) fn root(inode: Arc<dyn Inode>, recent: &Arc<Recent>) -> Arc<Dentry> {
+        Dentry::new(inode, None, b"", Some(recent.clone()))
+    }
+
+    fn below(self: &Arc<Dentry>, inode: Arc<dyn Inode>, name: &[u8]) -> Arc<Dentry> {
+        Dentry::new(inode, Some(self.clone()), name, self.recent.clone())
+    }
+
+    fn new(
+        inode: Arc<dyn Inode>,
+        parent: Option<Arc<Dentry>>,
+        name: &[u8],
+        recent: Option<Arc<Recent>>,
+    ) -> Arc<Dentry> {
+        Arc::new(Dentry::build(inode, parent, name, recent, false))
+    }
+
+    fn build(
+        inode: Arc<dyn Inode>,
+        parent: Option<Arc<Dentry>>,
+        name: &[u8],
+        recent: Option<Arc<Recent>>,
+        nowhere: bool,
+    ) -> Dentry {
+        Dentry {
             inode,
             place: RwLock::new(Place { parent, name: name.into(), deleted: false }),
             children: Mutex::default(),
             changes: AtomicU64::new(0),
             linkable: AtomicBool::new(false),
             mounted: AtomicBool::new(false),
+            nowhere,
+            recent,
             used: AtomicBool::new(false),
-        })
+            kept: AtomicUsize::new(0),
+        }
     }
 
     /// What the name names.
@@ -72,6 +110,11 @@ impl Dentry {
         self.place.read().deleted
     }
 
+    /// No name leads to it: it has none, or none any more.
+    pub fn nameless(&self) -> bool {
+        self.nowhere || self.deleted()
+    }
+
     /// Something is mounted here.
     pub fn mounted(&self) -> bool {
         self.mounted.load(Ordering::Acquire)
@@ -81,7 +124,7 @@ impl Dentry {
         self.mounted.store(true, Ordering::Release);
     }
 
-    /// The child of this name. `last`: it ends the path. The second value says that it is new in the tree.
+    /// The child of this name. `last`: it ends the path.
     ///
     /// 1. `changes` is read. 2. The file system is asked, without any lock. 3. The answer is remembered unless
     ///    `changes` moved; whoever changes the directory does so before raising `changes` and forgetting.
@@ -93,31 +136,31 @@ impl Dentry {
         last: bool,
         volatile: bool,
         only: impl FnOnce(&dyn Inode) -> Option<Arc<Dentry>>,
-    ) -> Result<(Arc<Dentry>, bool)> {
+    ) -> Result<Arc<Dentry>> {
         let known = if volatile { None } else { self.known(name) };
         if let Some(child) = known {
             if child.mounted() || self.inode.still(name, &child.inode, last) {
-                return Ok((child, false));
+                return Ok(child);
             }
             self.forget(name, &child);
         }
         let changes = self.changes.load(Ordering::Acquire);
         let inode = if last { self.inode.lookup(name) } else { self.inode.lookup_on_way(name) }?;
         if let Some(child) = only(&*inode) {
-            return Ok((child, false));
+            return Ok(child);
         }
-        let child = Dentry::new(inode, Some(self.clone()), name);
+        let child = self.below(inode, name);
         let displaced;
         {
             let mut children = self.children.lock();
             if self.changes.load(Ordering::Acquire) != changes {
-                return Ok((child, false));
+                return Ok(child);
             }
             // Two lookups at once: the first one's dentry is the one that renames will move.
             if let Some(other) = children.get(name).and_then(Weak::upgrade) {
                 if !volatile && Arc::ptr_eq(&other.inode, &child.inode) || other.mounted() {
                     drop(children);
-                    return Ok((other, false));
+                    return Ok(other);
                 }
                 displaced = Some(other);
             } else {
@@ -125,22 +168,27 @@ impl Dentry {
             }
             children.insert(name.into(), Arc::downgrade(&child));
         }
-        drop(displaced);
-        Ok((child, !volatile))
+        displaced.iter().for_each(|other| other.let_go());
+        if let (false, Some(recent)) = (volatile, &self.recent) {
+            recent.keep(&child);
+        }
+        Ok(child)
     }
 
     /// The dentry of a node that was just made under `name`.
     pub fn made(self: &Arc<Dentry>, name: &[u8], inode: Arc<dyn Inode>) -> Arc<Dentry> {
-        let child = Dentry::new(inode, Some(self.clone()), name);
+        let child = self.below(inode, name);
         self.changes.fetch_add(1, Ordering::AcqRel);
         let old = self.children.lock().insert(name.into(), Arc::downgrade(&child));
-        drop(old);
+        if let Some(old) = old.and_then(|old| old.upgrade()) {
+            old.let_go();
+        }
         child
     }
 
     /// A node without a name whose path shows as deleted (`O_TMPFILE`).
     pub fn unnamed(self: &Arc<Dentry>, name: &[u8], inode: Arc<dyn Inode>, linkable: bool) -> Arc<Dentry> {
-        let child = Dentry::new(inode, Some(self.clone()), name);
+        let child = self.below(inode, name);
         child.place.write().deleted = true;
         child.linkable.store(linkable, Ordering::Relaxed);
         child
@@ -159,10 +207,26 @@ impl Dentry {
 
     /// A stale child, changed behind our back: what holds it keeps it, new walks look up anew.
     fn forget(&self, name: &[u8], child: &Arc<Dentry>) {
-        let mut children = self.children.lock();
-        if children.get(name).is_some_and(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(child))) {
-            children.remove(name);
+        {
+            let mut children = self.children.lock();
+            if children.get(name).is_some_and(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(child))) {
+                children.remove(name);
+            }
         }
+        child.let_go();
+    }
+
+    /// Only who holds it keeps it.
+    fn let_go(&self) {
+        if let Some(recent) = &self.recent {
+            recent.let_go(self);
+        }
+    }
+
+    /// The name leads to it no more.
+    fn lose(&self) {
+        self.place.write().deleted = true;
+        self.let_go();
     }
 
     /// The name was removed from this directory.
@@ -170,7 +234,7 @@ impl Dentry {
         self.changes.fetch_add(1, Ordering::AcqRel);
         let child = self.children.lock().remove(name).and_then(|child| child.upgrade());
         if let Some(child) = child {
-            child.place.write().deleted = true;
+            child.lose();
         }
     }
 
@@ -187,7 +251,7 @@ impl Dentry {
             if exchange {
                 target.put(from, old);
             } else {
-                target.place.write().deleted = true;
+                target.lose();
             }
         }
     }
@@ -217,12 +281,15 @@ impl Dentry {
 
     /// Leaves the parent's list of children.
     fn leave(&mut self) -> Option<Arc<Dentry>> {
-        let this: *const Dentry = self;
         let place = self.place.get_mut();
         let parent = place.parent.take()?;
         let mut children = parent.children.lock();
-        if children.get(&place.name).is_some_and(|known| std::ptr::eq(known.as_ptr(), this)) {
+        // Another one may have the name by now.
+        if children.get(&place.name).is_some_and(|known| known.strong_count() == 0) {
             children.remove(&place.name);
+            if children.capacity() > ROOMY && children.len() < children.capacity() / 8 {
+                children.shrink_to_fit();
+            }
         }
         drop(children);
         Some(parent)
@@ -232,6 +299,11 @@ impl Dentry {
 impl Drop for Dentry {
     /// Not recursive along the parents: guests choose how deep a tree is.
     fn drop(&mut self) {
+        if self.nameless()
+            && let Some(recent) = &self.recent
+        {
+            recent.last_seen(&self.inode);
+        }
         let mut next = self.leave();
         while let Some(parent) = next {
             next = Arc::into_inner(parent).and_then(|mut parent| parent.leave());

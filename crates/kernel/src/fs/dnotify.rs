@@ -1,7 +1,7 @@
 //! `F_NOTIFY` of fcntl(2): a directory's open file has its owner signalled when something happens to what is in it
 //! (fs/notify/dnotify/dnotify.c). It hears what inotify hears.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -30,13 +30,20 @@ type Id = (u64, u64);
 #[derive(Default)]
 pub struct Table {
     any: AtomicBool,
-    list: Mutex<HashMap<Id, Vec<Dnotify>>>,
+    list: Mutex<List>,
 }
 
+#[derive(Default)]
+struct List {
+    nodes: HashMap<Id, BTreeMap<Asked, Dnotify>>,
+    /// Of all nodes.
+    count: usize,
+}
+
+/// The key of the open file, and the descriptor table through which it was asked for: closing it there ends this.
+type Asked = (u64, usize);
+
 struct Dnotify {
-    /// The open file, and the descriptor table through which it was asked for: closing it there ends this.
-    key: u64,
-    files: usize,
     /// Told as `si_fd`.
     fd: i32,
     owner: Arc<Fown>,
@@ -77,12 +84,12 @@ impl Table {
     ) -> Result<()> {
         let this = &watches.dnotify;
         let mut list = this.list.lock();
-        if list.values().map(Vec::len).sum::<usize>() >= MAX_WATCHES {
+        if list.count >= MAX_WATCHES {
             return Err(Errno::ENOSPC);
         }
-        let entries = list.entry(node).or_default();
+        let entries = list.nodes.entry(node).or_default();
         let many = argument & DN_MULTISHOT != 0;
-        match entries.iter_mut().find(|entry| (entry.key, entry.files) == (file.key, files)) {
+        match entries.get_mut(&(file.key, files)) {
             Some(entry) => {
                 entry.fd = fd;
                 entry.mask |= mask(argument);
@@ -92,10 +99,11 @@ impl Table {
                 let (owner, held) = (file.owner().clone(), Arc::downgrade(watches));
                 let ticket = file.at_drop(move |key| {
                     if let Some(watches) = held.upgrade() {
-                        watches.dnotify.remove(|entry| entry.key == key);
+                        watches.dnotify.remove(node, (key, files));
                     }
                 });
-                entries.push(Dnotify { key: file.key, files, fd, owner, mask: mask(argument), many, ticket });
+                entries.insert((file.key, files), Dnotify { fd, owner, mask: mask(argument), many, ticket });
+                list.count += 1;
             }
         }
         this.any.store(true, Ordering::SeqCst);
@@ -104,21 +112,24 @@ impl Table {
 
     /// dnotify_flush(): a descriptor of `file` was closed, or nothing is asked for any more.
     pub fn flush(&self, file: &OpenFile, files: usize) {
-        if !self.is_empty() {
-            let gone = self.remove(|entry| (entry.key, entry.files) == (file.key, files));
-            gone.iter().for_each(|entry| file.cancel_at_drop(entry.ticket));
+        if !self.is_empty()
+            && let Some(node) = file.file.inode().and_then(|inode| inode.id().ok())
+            && let Some(gone) = self.remove(node, (file.key, files))
+        {
+            file.cancel_at_drop(gone.ticket);
         }
     }
 
-    fn remove(&self, which: impl Fn(&Dnotify) -> bool) -> Vec<Dnotify> {
-        let mut gone = Vec::new();
+    fn remove(&self, node: Id, asked: Asked) -> Option<Dnotify> {
         let mut list = self.list.lock();
-        list.retain(|_, entries| {
-            gone.extend(entries.extract_if(.., |entry| which(entry)));
-            !entries.is_empty()
-        });
-        self.any.store(!list.is_empty(), Ordering::SeqCst);
-        gone
+        let entries = list.nodes.get_mut(&node)?;
+        let gone = entries.remove(&asked)?;
+        if entries.is_empty() {
+            list.nodes.remove(&node);
+        }
+        list.count -= 1;
+        self.any.store(list.count > 0, Ordering::SeqCst);
+        Some(gone)
     }
 
     /// Something happened to `node` or in it (dnotify_handle_event()).
@@ -128,7 +139,8 @@ impl Table {
         }
         let mut told = Vec::new();
         let mut list = self.list.lock();
-        for entry in list.get_mut(&node).into_iter().flatten().filter(|entry| entry.mask & event != 0) {
+        let entries = list.nodes.get_mut(&node).into_iter().flat_map(BTreeMap::values_mut);
+        for entry in entries.filter(|entry| entry.mask & event != 0) {
             told.push((entry.owner.clone(), entry.fd));
             if !entry.many {
                 entry.mask = 0;

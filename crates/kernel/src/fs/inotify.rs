@@ -105,8 +105,13 @@ impl Watches {
         self.watches.load(Ordering::SeqCst) == 0 && self.dnotify.is_empty()
     }
 
+    /// Somebody watches `node`.
+    pub(super) fn watched(&self, node: Id) -> bool {
+        self.watches.load(Ordering::SeqCst) > 0 && self.by_node.lock().contains_key(&node)
+    }
+
     /// Tells who watches `node`.
-    fn tell(&self, node: Id, mask: u32, cookie: u32, name: &[u8], directory: bool) {
+    pub(super) fn tell(&self, node: Id, mask: u32, cookie: u32, name: &[u8], directory: bool) {
         self.dnotify.tell(node, mask);
         // Dropped after the lock: an instance that ends takes it.
         let mut told = Vec::new();
@@ -381,8 +386,11 @@ pub fn removed(vfs: &Vfs, parent: &PathRef, name: &[u8], node: &PathRef) {
     if !directory {
         vfs.watches.tell(id, IN_ATTRIB, 0, b"", false);
     }
-    // The node first (`d_delete_notify()` in include/linux/fsnotify.h).
-    if directory || node.inode().stat().is_ok_and(|stat| stat.st_nlink == 0) {
+    // The node first (`d_delete_notify()` in include/linux/fsnotify.h), unless somebody still has it: it is told of when
+    // that is over.
+    if Arc::strong_count(&node.dentry) == 1
+        && (directory || node.inode().stat().is_ok_and(|stat| stat.st_nlink == 0))
+    {
         vfs.watches.tell(id, IN_DELETE_SELF, 0, b"", directory);
     }
     child(vfs, parent, name, IN_DELETE, directory, 0);

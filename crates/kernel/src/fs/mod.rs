@@ -22,6 +22,7 @@ mod mount;
 pub mod overlay;
 pub mod perm;
 pub mod proc;
+mod recent;
 pub mod standard;
 pub mod synth;
 pub mod sys;
@@ -65,11 +66,12 @@ impl Vfs {
         flags: MountFlags,
         budget: std::sync::Arc<mem::Budget>,
     ) -> Vfs {
+        let watches = Default::default();
         Vfs {
-            mounts: MountTable::new(root, flags),
+            mounts: MountTable::new(root, flags, &watches),
             rename: Mutex::new(()),
             locks: Default::default(),
-            watches: Default::default(),
+            watches,
             memory: mem::MemFs::new("tmpfs", make_dev(0, 2), 0o1777, budget.clone()),
             texts: Default::default(),
             budget,

@@ -1,12 +1,14 @@
 //! The tree of mounts.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use bitflags::bitflags;
 use parking_lot::{Mutex, RwLock};
 
+use super::inotify::Watches;
+use super::recent::Recent;
 use super::{Dentry, FileSystem, Inode, PathRef};
 use crate::{Errno, Result};
 
@@ -68,9 +70,6 @@ impl Mount {
     }
 }
 
-/// How many recently used names are kept although nobody holds them.
-const RECENT: usize = 4096;
-
 /// All mounts of a sandbox.
 pub struct MountTable {
     /// In mount order; the first is the root.
@@ -80,21 +79,22 @@ pub struct MountTable {
     next: AtomicU64,
     /// Directories in which something is mounted, by mount, device and inode.
     holders: RwLock<HashMap<(u64, u64, u64), Weak<Dentry>>>,
-    recent: Mutex<VecDeque<Arc<Dentry>>>,
+    recent: Arc<Recent>,
 }
 
 impl MountTable {
     /// With `root` mounted at `/`.
-    pub fn new(root: Arc<dyn FileSystem>, flags: MountFlags) -> MountTable {
-        let top = Dentry::top(root.root(), b"");
+    pub fn new(root: Arc<dyn FileSystem>, flags: MountFlags, watches: &Arc<Watches>) -> MountTable {
+        let recent = Recent::new(watches.clone());
+        let top = Dentry::root(root.root(), &recent);
         let nowhere = Arc::new(super::anon::AnonFs);
-        let nowhere_top = Dentry::top(nowhere.root(), b"anon_inode:");
+        let nowhere_top = Dentry::nowhere(nowhere.root(), b"anon_inode:", None);
         MountTable {
             list: RwLock::new(vec![Mount::new(1, root, top, flags)]),
             anonymous: Mount::new(0, nowhere, nowhere_top, MountFlags::empty()),
             next: AtomicU64::new(2),
             holders: RwLock::default(),
-            recent: Mutex::default(),
+            recent,
         }
     }
 
@@ -127,7 +127,7 @@ impl MountTable {
             return Err(Errno::ENOTDIR);
         }
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let mount = Mount::new(id, fs, Dentry::top(root, b""), flags);
+        let mount = Mount::new(id, fs, Dentry::root(root, &self.recent), flags);
         *mount.place.lock() = Some(place.clone());
         self.list.write().push(mount.clone());
         if let Some(parent) = place.dentry.parent()
@@ -165,27 +165,7 @@ impl MountTable {
 
     /// A place in no tree for `inode`, which shows as `name`.
     pub fn nowhere(&self, inode: Arc<dyn Inode>, name: &[u8]) -> PathRef {
-        PathRef { mount: self.anonymous.clone(), dentry: Dentry::top(inode, name) }
-    }
-
-    /// Keeps a name that was just looked up for a while (a clock with a second chance).
-    pub(super) fn remember(&self, dentry: &Arc<Dentry>) {
-        let mut dropped = None;
-        let mut recent = self.recent.lock();
-        if recent.len() >= RECENT {
-            for _ in 0..RECENT {
-                match recent.pop_front() {
-                    Some(old) if old.used.swap(false, Ordering::Relaxed) => recent.push_back(old),
-                    other => {
-                        dropped = other;
-                        break;
-                    }
-                }
-            }
-        }
-        recent.push_back(dentry.clone());
-        drop(recent);
-        drop(dropped);
+        PathRef { mount: self.anonymous.clone(), dentry: Dentry::nowhere(inode, name, Some(&self.recent)) }
     }
 
     /// Text of `/proc/PID/mounts` as seen from `root`.
@@ -227,6 +207,13 @@ impl MountTable {
             ));
         }
         text
+    }
+}
+
+impl Drop for MountTable {
+    /// Names know the ring that keeps them.
+    fn drop(&mut self) {
+        self.recent.clear();
     }
 }
 

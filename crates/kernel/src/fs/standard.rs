@@ -36,7 +36,7 @@ pub fn directory(world: &World, path: &str) -> Result<PathRef> {
         let name = name.as_bytes();
         let only = |inode: &dyn Inode| world.vfs.mounts.only(&at.mount, inode);
         let dentry = match at.dentry.child(name, false, false, only) {
-            Ok((dentry, _)) => dentry,
+            Ok(dentry) => dentry,
             Err(Errno::ENOENT) => {
                 let new = NewNode { mode: S_IFDIR | 0o755, uid: 0, gid: 0, rdev: 0, target: b"" };
                 at.mount.writable()?;

@@ -240,10 +240,7 @@ impl Walk<'_> {
     /// One component down, across mounts.
     pub fn step(&self, at: &PathRef, name: &[u8], last: bool) -> Result<PathRef> {
         let only = |inode: &dyn Inode| self.vfs.mounts.only(&at.mount, inode);
-        let (dentry, new) = at.dentry.child(name, last, at.mount.volatile, only)?;
-        if new {
-            self.vfs.mounts.remember(&dentry);
-        }
+        let dentry = at.dentry.child(name, last, at.mount.volatile, only)?;
         Ok(self.vfs.mounts.cross(PathRef { mount: at.mount.clone(), dentry }))
     }
 

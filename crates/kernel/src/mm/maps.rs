@@ -106,8 +106,8 @@ impl AddressSpace {
 
 impl MappedFile {
     /// It has no name, or none any more.
-    pub(super) fn deleted(&self) -> bool {
-        self.place.as_ref().is_none_or(|place| place.dentry.deleted())
+    pub(super) fn nameless(&self) -> bool {
+        self.place.as_ref().is_none_or(|place| place.dentry.nameless())
     }
 
     fn shown_at(&self, root: &PathRef) -> Arc<[u8]> {

@@ -6,7 +6,6 @@ mod maps;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
 
 use coracle_platform::{MapSource, Space, Usage};
 use parking_lot::Mutex;
@@ -25,8 +24,8 @@ pub struct AddressSpace {
     pub brk_turn: Mutex<()>,
     /// What was mapped, by the host's device and inode numbers.
     files: Mutex<HashMap<(u64, u64), MappedFile>>,
-    /// When there are so many of them, it is time to look.
-    most_files: AtomicUsize,
+    /// So many more may be mapped before it is looked which are mapped still.
+    look_after: AtomicUsize,
     /// Open files that the platform was told to forget when they are closed.
     watched: Mutex<HashSet<u64>>,
     /// Ranges that are ours, not the guest's: gaps that make places random. Start and end.
@@ -44,15 +43,19 @@ struct MappedFile {
     description: String,
     dev: u64,
     ino: u64,
-    noted: Instant,
+    /// Held by who has noted it and not mapped it yet.
+    noted: Arc<()>,
+    /// How often it was noted.
+    times: u64,
 }
 
-/// Entries of files that are kept before it is looked which of them are still mapped: of files without a name, which take
-/// room until then, and of all.
-const DELETED: usize = 8;
+/// A file is about to be mapped: it is not taken for one that is mapped no more.
+pub struct Noted(#[allow(dead_code)] Arc<()>);
+
+/// Files that are mapped between two looks at which still are, at least: those without a name take room until then.
+const PERIOD: usize = 8;
+/// Entries of files with a name that are kept without a look.
 const MAPPED: usize = 256;
-/// Between the note of a mapping and the mapping.
-const FRESH: Duration = Duration::from_secs(1);
 
 /// What `execve` left: `/proc/PID/{exe,cmdline,environ,auxv,stat}`.
 #[derive(Clone, Default)]
@@ -130,7 +133,7 @@ impl AddressSpace {
             image: Mutex::new(Image { dumpable: 1, dump_filter: DUMP_FILTER, ..Image::default() }),
             brk_turn: Mutex::default(),
             files: Mutex::default(),
-            most_files: AtomicUsize::new(MAPPED),
+            look_after: AtomicUsize::new(PERIOD),
             watched: Mutex::default(),
             hidden: Mutex::default(),
             users: AtomicUsize::new(0),
@@ -140,12 +143,15 @@ impl AddressSpace {
 
     /// The copy that `fork` makes.
     pub(crate) fn forked(&self, space: Arc<dyn Space>) -> Arc<AddressSpace> {
+        let mut files = self.files.lock().clone();
+        // Nobody is about to map them there.
+        files.values_mut().for_each(|file| file.noted = Arc::default());
         Arc::new(AddressSpace {
             space,
             image: Mutex::new(self.image.lock().clone()),
             brk_turn: Mutex::default(),
-            files: Mutex::new(self.files.lock().clone()),
-            most_files: AtomicUsize::new(self.most_files.load(Ordering::Relaxed)),
+            files: Mutex::new(files),
+            look_after: AtomicUsize::new(self.look_after.load(Ordering::Relaxed)),
             watched: Mutex::default(),
             hidden: Mutex::new(self.hidden.lock().clone()),
             users: AtomicUsize::new(0),
@@ -165,54 +171,65 @@ impl AddressSpace {
         drop((segments, text));
     }
 
-    /// `source` is about to be mapped on behalf of `file`: remembers what it shows as.
-    pub(crate) fn note_file(&self, source: &MapSource, file: &OpenFile) {
-        let Ok(host) = rustix::fs::fstat(&*source.file) else { return };
+    /// `source` is about to be mapped on behalf of `file`: remembers what it shows as. To be held until it is mapped.
+    pub(crate) fn note_file(&self, source: &MapSource, file: &OpenFile) -> Option<Noted> {
+        let host = rustix::fs::fstat(&*source.file).ok()?;
         let id = (host.st_dev, host.st_ino);
-        if self.files.lock().contains_key(&id) {
-            return;
+        if let Some(known) = self.files.lock().get_mut(&id) {
+            known.times += 1;
+            return Some(Noted(known.noted.clone()));
         }
         let guest = file.file.stat().unwrap_or_default();
         let place = file.path.clone();
         let description = if place.is_some() { String::new() } else { file.file.description() };
-        let shown = MappedFile { place, description, dev: guest.st_dev, ino: guest.st_ino, noted: Instant::now() };
-        let crowded = {
-            let mut files = self.files.lock();
-            files.insert(id, shown);
-            files.len() >= self.most_files.load(Ordering::Relaxed)
-                || files.values().filter(|file| file.deleted()).count() >= DELETED
-        };
-        if crowded {
+        let noted = Arc::new(());
+        let (dev, ino) = (guest.st_dev, guest.st_ino);
+        let shown = MappedFile { place, description, dev, ino, noted: noted.clone(), times: 1 };
+        let old = self.files.lock().insert(id, shown);
+        drop(old);
+        let left = |count: usize| count.checked_sub(1).filter(|left| *left > 0);
+        if self.look_after.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left).is_err() {
             self.forget_unmapped();
+            // In proportion to what a look costs.
+            let next = PERIOD.max(self.files.lock().len() / 2);
+            self.look_after.store(next, Ordering::Relaxed);
         }
+        Some(Noted(noted))
     }
 
     /// Lets go of files that are mapped no more. Nobody says when a mapping goes: the guest's thread does that alone.
     pub(crate) fn forget_unmapped(&self) {
         let anything =
-            |files: &HashMap<_, MappedFile>| files.len() > MAPPED || files.values().any(MappedFile::deleted);
-        if !anything(&*self.files.lock()) {
+            |files: &HashMap<_, MappedFile>| files.len() > MAPPED || files.values().any(MappedFile::nameless);
+        // 1. Those that nobody is about to map. 2. The mappings. 3. Of those, what nobody has noted since and is not mapped.
+        let known: HashMap<(u64, u64), u64> = {
+            let files = self.files.lock();
+            if !anything(&files) {
+                return;
+            }
+            let idle = files.iter().filter(|(_, file)| Arc::strong_count(&file.noted) == 1);
+            idle.map(|(id, file)| (*id, file.times)).collect()
+        };
+        let Some(mapped) = self.mapped_now() else { return };
+        if known.keys().all(|id| mapped.contains(id)) {
             return;
         }
-        let mappings = self.space.mappings();
-        if mappings.is_empty() {
-            // Nothing can be said of one that is ending.
-            return;
-        }
-        let mapped: HashSet<(u64, u64)> = mappings.iter().map(|mapping| (mapping.dev, mapping.ino)).collect();
+        // The host reads them a part at a time: a mapping that moves meanwhile can be missed once.
+        let Some(again) = self.mapped_now() else { return };
         let forgotten: Vec<MappedFile> = {
-            let mut files = self.files.lock();
-            let gone = |id: &(u64, u64), file: &MappedFile| {
-                !mapped.contains(id) && (file.deleted() || file.noted.elapsed() > FRESH)
+            let gone = |id: &(u64, u64), file: &mut MappedFile| {
+                !mapped.contains(id) && !again.contains(id) && known.get(id) == Some(&file.times)
             };
-            let gone: Vec<(u64, u64)> =
-                files.iter().filter(|(id, file)| gone(id, file)).map(|(id, _)| *id).collect();
-            let forgotten = gone.iter().filter_map(|id| files.remove(id)).collect();
-            self.most_files.store(MAPPED.max(2 * files.len()), Ordering::Relaxed);
-            forgotten
+            self.files.lock().extract_if(gone).map(|(_, file)| file).collect()
         };
         // Each may be the last hold on a file.
         drop(forgotten);
+    }
+
+    /// The files that are mapped; `None` if nothing can be said, of a space that is ending.
+    fn mapped_now(&self) -> Option<HashSet<(u64, u64)>> {
+        let mappings = self.space.mappings();
+        (!mappings.is_empty()).then(|| mappings.iter().map(|mapping| (mapping.dev, mapping.ino)).collect())
     }
 
     /// Some file that the host knows by one of these was mapped here.

@@ -195,7 +195,7 @@ fn map_file(
         Mapped::File(source) => source,
     };
     let mm = cx.task.mm();
-    mm.note_file(&source, file);
+    cx.noted = mm.note_file(&source, file);
     mm.watch_close(file);
     let kind = if shared { MAP_SHARED } else { MAP_PRIVATE };
     let flags = (flags & LEGACY & !MAP_TYPE) | (flags & MAP_FIXED_NOREPLACE) | kind;

@@ -19,7 +19,7 @@ use crate::abi::linux::{
 };
 use crate::abi::{PAGE_SIZE, page_floor};
 use crate::fd::{Mapped, OpenFile};
-use crate::mm::{AddressSpace, Image as Memory};
+use crate::mm::{AddressSpace, Image as Memory, Noted};
 
 /// What `execve` found out about a program.
 pub struct Program {
@@ -142,6 +142,8 @@ struct Steps {
     zeros: Vec<(u64, u64)>,
     /// Something could not be zeroed: the file ends before its segment does.
     torn: bool,
+    /// Files that are about to be mapped.
+    noted: Vec<Noted>,
 }
 
 impl Steps {
@@ -158,7 +160,7 @@ impl Steps {
             Ok(Mapped::Zero) | Err(Errno::ENODEV) => return Err(Errno::ENODEV.into()),
             Err(errno) => return Err(errno.into()),
         };
-        mm.note_file(&source, file);
+        self.noted.extend(mm.note_file(&source, file));
         for op in &plan.ops {
             match *op {
                 Op::MapFile { addr, len, prot, offset } => {

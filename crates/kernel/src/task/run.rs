@@ -76,6 +76,7 @@ fn rounds(task: &Arc<Task>, thread: &mut Box<dyn Thread>, mut running: bool) {
             args: [0; 6],
             after: After::Return,
             read_from: None,
+            noted: None,
         };
         // What was notified before the thread was first run, or during `execve`.
         let go = if !running && task.interrupted() { settle_only(&mut cx) } else { Go::Continue };
@@ -93,7 +94,11 @@ fn serve_program(cx: &mut Ctx<'_>, mut go: Go) -> Option<Box<dyn Thread>> {
         let trap = match go {
             Go::Return(value) => cx.thread.run(Resume::Return(value)),
             Go::Continue => cx.thread.run(Resume::Continue),
-            Go::Memory(call) => cx.thread.run(Resume::Memory(&call)),
+            Go::Memory(call) => {
+                let trap = cx.thread.run(Resume::Memory(&call));
+                cx.noted = None;
+                trap
+            }
             Go::Program(fresh) => return Some(fresh),
             Go::Exit => return None,
         };
@@ -203,7 +208,10 @@ fn carry_out(cx: &mut Ctx<'_>, result: SysResult) -> (Option<SysResult>, Go) {
         (After::Continue, Ok(_)) => (None, Go::Continue),
         (After::Exec(fresh), Ok(_)) => (None, Go::Program(fresh.thread)),
         (After::Memory(call), Ok(_)) if cx.task.interrupted() => match cx.thread.memory(&call) {
-            Ok(result) => (Some(result), Go::Return(result.unwrap_or_else(Errno::to_ret))),
+            Ok(result) => {
+                cx.noted = None;
+                (Some(result), Go::Return(result.unwrap_or_else(Errno::to_ret)))
+            }
             // The next run says how it died.
             Err(_) => (None, Go::Continue),
         },

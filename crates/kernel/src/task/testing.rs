@@ -119,6 +119,7 @@ impl Guest {
             args: all,
             after: After::Return,
             read_from: None,
+            noted: None,
         };
         (call.handler)(&mut cx)
     }
@@ -133,6 +134,7 @@ impl Guest {
             args: [0; 6],
             after: After::Return,
             read_from: None,
+            noted: None,
         };
         signal::deliver(&mut cx, call)
     }

@@ -28,7 +28,7 @@ pub fn adopt(world: &Arc<World>, stream: &Arc<HostStream>, owner: (u32, u32)) ->
     let (dir, file) = name.rsplit_once('/').ok_or(Errno::ENOENT)?;
     let dir = standard_path(world, dir)?;
     let dentry = match dir.dentry.child(file.as_bytes(), true, false, |_| None) {
-        Ok((dentry, _)) => dentry,
+        Ok(dentry) => dentry,
         Err(Errno::ENOENT) => {
             let (uid, gid) = owner;
             let new = NewNode { mode: S_IFCHR | 0o620, uid, gid, rdev, target: b"" };

@@ -142,7 +142,9 @@ impl HostNode {
         let other = to.children.lock().remove(new);
         let put = |child: Option<Weak<HostNode>>, directory: &HostNode, name: &[u8]| {
             if let Some(child) = child.and_then(|child| child.upgrade()) {
-                *child.place.lock() = Place { parent: directory.this.upgrade(), name: name.into() };
+                let place = Place { parent: directory.this.upgrade(), name: name.into() };
+                let old = std::mem::replace(&mut *child.place.lock(), place);
+                drop(old);
                 directory.children.lock().insert(name.into(), Arc::downgrade(&child));
             }
         };

@@ -22,6 +22,9 @@ use super::{Shared, errno};
 use crate::fs::{Inode, S_IFDIR, S_IFLNK, Slot};
 use crate::{Errno, Result};
 
+/// A table of children that has room for more than this, and few in it, is made smaller.
+const ROOMY: usize = 64;
+
 /// A file, directory or link of the host, by its place in the tree.
 pub struct HostNode {
     pub(super) shared: Arc<Shared>,
@@ -134,19 +137,38 @@ impl HostNode {
 
     /// The child that was found under `name`.
     pub(super) fn child(&self, name: &[u8], seen: &Seen) -> Arc<HostNode> {
+        let this = self.this.upgrade();
         let mut children = self.children.lock();
-        if let Some(known) = children.get(name).and_then(Weak::upgrade)
+        // Dropped after unlocking: the last hold on a child takes the lock.
+        let other = children.get(name).and_then(Weak::upgrade);
+        if let Some(known) = &other
             && known.identity == seen.identity()
         {
+            let known = known.clone();
+            drop(children);
             known.learn(seen);
             return known;
         }
-        if children.len() > 4096 {
-            children.retain(|_, child| child.strong_count() > 0);
-        }
-        let node = HostNode::build(self.shared.clone(), self.this.upgrade(), name, seen);
+        let node = HostNode::build(self.shared.clone(), this, name, seen);
         children.insert(name.into(), Arc::downgrade(&node));
+        drop(children);
         node
+    }
+
+    /// Leaves the parent's list of children, and hands the parent over.
+    fn leave(&mut self) -> Option<Arc<HostNode>> {
+        let place = self.place.get_mut();
+        let parent = place.parent.take()?;
+        let mut children = parent.children.lock();
+        // Another one may have the name by now.
+        if children.get(&place.name).is_some_and(|known| known.strong_count() == 0) {
+            children.remove(&place.name);
+            if children.capacity() > ROOMY && children.len() < children.capacity() / 8 {
+                children.shrink_to_fit();
+            }
+        }
+        drop(children);
+        Some(parent)
     }
 
     /// The directory it is in and its name there; or itself and an empty name.
@@ -352,6 +374,16 @@ impl HostNode {
             }
             Ok(child as Arc<dyn Inode>)
         })
+    }
+}
+
+impl Drop for HostNode {
+    /// Not recursive along the parents: whoever made the tree chose how deep it is.
+    fn drop(&mut self) {
+        let mut next = self.leave();
+        while let Some(parent) = next {
+            next = Arc::into_inner(parent).and_then(|mut parent| parent.leave());
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //! and a mapping grows them without asking.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -73,6 +73,8 @@ fn subtract(counter: &AtomicU64, bytes: u64) {
 /// A file in memory that is the host's, with its charge.
 pub struct Hosted {
     pub file: Arc<OwnedFd>,
+    /// Workers have descriptors of it.
+    lent: AtomicBool,
     budget: Arc<Budget>,
     /// Held while the charge is made or the file written to.
     charge: Mutex<Charge>,
@@ -93,7 +95,12 @@ impl Hosted {
     pub fn new(file: OwnedFd, budget: &Arc<Budget>, bytes: u64) -> Arc<Hosted> {
         budget.hosted.fetch_add(bytes, Ordering::Relaxed);
         let charge = Mutex::new(Charge { bytes, watched: false });
-        Arc::new(Hosted { file: Arc::new(file), budget: budget.clone(), charge })
+        Arc::new(Hosted { file: Arc::new(file), lent: AtomicBool::new(false), budget: budget.clone(), charge })
+    }
+
+    /// From now on workers may have it.
+    pub fn lend(&self) {
+        self.lent.store(true, Ordering::Relaxed);
     }
 
     /// From now on guests may write to it by mappings.
@@ -243,6 +250,11 @@ impl Drop for Hosted {
         let bytes = self.charge.get_mut().bytes;
         self.budget.release(bytes);
         subtract(&self.budget.hosted, bytes);
+        if *self.lent.get_mut() {
+            // Nothing that the guest did by the rules shows it any more. A worker that has kept a descriptor keeps no
+            // memory with it.
+            let _ = rustix::fs::ftruncate(&*self.file, 0);
+        }
     }
 }
 
@@ -296,5 +308,18 @@ mod tests {
         assert_eq!(budget.recount(), []);
         drop((file, data));
         assert_eq!(budget.state().1, 0);
+    }
+
+    #[test]
+    fn who_keeps_a_descriptor_of_what_is_gone_keeps_no_memory() {
+        let budget = Budget::new(u64::MAX);
+        let data = Data::new(budget.clone());
+        data.write(0, &mut SliceSource(&[1; 100_000])).unwrap();
+        let kept = [true, false].map(|writable| data.host(writable).unwrap());
+        assert!(rustix::fs::fstat(&*kept[0]).unwrap().st_blocks > 0);
+        drop(data);
+        for file in kept {
+            assert_eq!(rustix::fs::fstat(&*file).unwrap().st_blocks, 0);
+        }
     }
 }

@@ -200,6 +200,7 @@ impl Data {
         let mut state = self.state.write();
         state.promote(&self.budget)?;
         let Store::Host(host) = &mut state.store else { return Err(Errno::ENODEV) };
+        host.hosted.lend();
         if writable {
             host.hosted.watch();
             return Ok(host.hosted.file.clone());

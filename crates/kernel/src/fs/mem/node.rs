@@ -54,6 +54,9 @@ pub struct Meta {
     pub btime: Timespec,
 }
 
+/// A table of names that has room for more than this, and few in it, is made smaller.
+const ROOMY: usize = 64;
+
 #[derive(Default)]
 struct Entries {
     /// With the order of arrival.
@@ -191,7 +194,7 @@ impl MemInode {
             }
             inner.dead = true;
         }
-        entries.names.remove(name).map(|(_, node)| node).ok_or(Errno::ENOENT)
+        entries.remove(name).ok_or(Errno::ENOENT)
     }
 
     /// A name of this node is gone.
@@ -205,9 +208,19 @@ impl MemInode {
 }
 
 impl Entries {
-    fn put(&mut self, name: &[u8], node: Arc<MemInode>) {
+    /// Returns what had the name, to be dropped after unlocking.
+    fn put(&mut self, name: &[u8], node: Arc<MemInode>) -> Option<Arc<MemInode>> {
         self.next += 1;
-        self.names.insert(name.into(), (self.next, node));
+        self.names.insert(name.into(), (self.next, node)).map(|(_, old)| old)
+    }
+
+    /// Returns what had the name, to be dropped after unlocking.
+    fn remove(&mut self, name: &[u8]) -> Option<Arc<MemInode>> {
+        let (_, node) = self.names.remove(name)?;
+        if self.names.capacity() > ROOMY && self.names.len() < self.names.capacity() / 8 {
+            self.names.shrink_to_fit();
+        }
+        Some(node)
     }
 }
 
@@ -348,8 +361,9 @@ impl Inode for MemInode {
         if flags & RENAME_EXCHANGE != 0 {
             let target = target.ok_or(Errno::ENOENT)?;
             let balance = is_dir(&target) - is_dir(&node);
-            self.entries()?.lock().put(old, target.clone());
-            to.entries()?.lock().put(new, node.clone());
+            let here = self.entries()?.lock().put(old, target.clone());
+            let there = to.entries()?.lock().put(new, node.clone());
+            drop((here, there));
             if !std::ptr::eq(self, to) && balance != 0 {
                 self.add_links(balance);
                 to.add_links(-balance);
@@ -373,7 +387,8 @@ impl Inode for MemInode {
                 entries.put(new, node.clone());
             }
             // By name and not by position: if both are one directory, the new name is another one.
-            self.entries()?.lock().names.remove(old);
+            let moved = self.entries()?.lock().remove(old);
+            drop(moved);
             self.add_links(-is_dir(&node));
             to.add_links(is_dir(&node));
         }

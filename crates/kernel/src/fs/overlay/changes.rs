@@ -181,7 +181,7 @@ impl Level {
             }
             let name = self.changed.pop()?;
             let node = match self.directory.names().map.get(&name) {
-                Some(Entry::Node(_, node)) => Some(node.clone()),
+                Some(Entry::Node { node, .. }) => Some(node.clone()),
                 // Where everything is new, what is gone was never there.
                 Some(Entry::Gone) if !self.added => None,
                 _ => continue,

@@ -54,7 +54,9 @@ impl OverlayFs {
     pub fn new(lower: Arc<dyn FileSystem>, budget: Arc<Budget>) -> Result<Arc<OverlayFs>> {
         let mem = mem::Shared::new(lower.dev(), FIRST_INO, budget.clone());
         let shared = Arc::new(Shared { mem, budget, moves: Mutex::default(), linked: Mutex::default() });
-        let root = Node::from_lower(&shared, lower.root(), None)?;
+        let top = lower.root();
+        let (id, kind) = (top.id()?, top.kind());
+        let root = Node::from_lower(&shared, top, id, kind, None);
         Ok(Arc::new(OverlayFs { lower, root, shared }))
     }
 }

@@ -6,7 +6,7 @@ mod names;
 pub(super) use copy_up::Contents;
 
 use std::any::Any;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -62,17 +62,15 @@ pub(super) struct Names {
 
 /// How a directory differs from the lower one.
 pub(super) enum Entry {
-    /// With the order of arrival.
-    Node(u64, Arc<Node>),
+    Node {
+        /// Of arrival.
+        order: u64,
+        node: Arc<Node>,
+        /// The lower directory has the name, too: when this goes, a whiteout must stay.
+        hides: bool,
+    },
     /// The lower name is gone (a whiteout).
     Gone,
-}
-
-impl Names {
-    fn put(&mut self, name: &[u8], node: Arc<Node>) {
-        self.next += 1;
-        self.map.insert(name.into(), Entry::Node(self.next, node));
-    }
 }
 
 impl Node {
@@ -80,12 +78,13 @@ impl Node {
     pub(super) fn from_lower(
         shared: &Arc<Shared>,
         lower: Arc<dyn Inode>,
+        id: (u64, u64),
+        kind: u32,
         place: Option<(Arc<Node>, &[u8])>,
-    ) -> Result<Arc<Node>> {
-        let (id, kind) = (lower.id()?, lower.kind());
+    ) -> Arc<Node> {
         let home = place.as_ref().map(|(parent, name)| (Arc::downgrade(parent), Box::from(*name)));
         let origin = place.map(|(parent, name)| (parent, Box::from(name)));
-        Ok(Node::build(shared, Some(lower), id, kind, None, origin, home))
+        Node::build(shared, Some(lower), id, kind, None, origin, home)
     }
 
     fn build(
@@ -173,6 +172,27 @@ impl Node {
 
     fn count_links(&self, change: i64) {
         self.links.fetch_add(change, Ordering::Relaxed);
+    }
+
+    /// A name of something that is no directory is gone. With the last one nothing leads to it but what is open.
+    fn lose_link(&self) {
+        self.count_links(-1);
+        if self.upper().is_some_and(|upper| self.nlink(upper.meta().nlink) == 0) {
+            let gone = {
+                let mut linked = self.shared.linked.lock();
+                match linked.get(&self.id) {
+                    Some(node) if std::ptr::eq(&**node, self) => linked.remove(&self.id),
+                    _ => None,
+                }
+            };
+            drop(gone);
+        }
+    }
+
+    /// It must not come back to where it was found when somebody who has it open changes it.
+    fn leave_origin(&self) {
+        let origin = self.origin.lock().take();
+        drop(origin);
     }
 
     fn changed(&self) {
@@ -269,7 +289,7 @@ impl Inode for Node {
     fn still(&self, name: &[u8], child: &Arc<dyn Inode>, last: bool) -> bool {
         let Ok(child) = downcast(child) else { return false };
         match self.names.lock().map.get(name) {
-            Some(Entry::Node(_, node)) => return Arc::ptr_eq(node, &child),
+            Some(Entry::Node { node, .. }) => return Arc::ptr_eq(node, &child),
             Some(Entry::Gone) => return false,
             None => {}
         }
@@ -287,22 +307,22 @@ impl Inode for Node {
         };
         let names = self.names.lock();
         let mut new: Vec<(u64, Listed)> = Vec::new();
-        let lower_names: std::collections::HashSet<Box<[u8]>> = match names.map.is_empty() {
-            true => Default::default(),
-            false => all.iter().map(|listed| listed.name.clone()).collect(),
-        };
         // A changed lower node stays at its place in the order.
-        all.retain(|listed| !matches!(names.map.get(&listed.name), Some(Entry::Gone)));
+        let mut changed = HashSet::new();
+        all.retain_mut(|listed| match names.map.get(&listed.name) {
+            Some(Entry::Gone) => false,
+            Some(Entry::Node { node, .. }) => {
+                (listed.ino, listed.kind) = (node.id.1, dirent_kind(node.kind));
+                changed.insert(listed.name.clone())
+            }
+            None => true,
+        });
         for (name, entry) in &names.map {
-            if let Entry::Node(order, node) = entry {
+            if let Entry::Node { order, node, .. } = entry
+                && !changed.contains(name)
+            {
                 let listed = Listed { name: name.clone(), ino: node.id.1, kind: dirent_kind(node.kind) };
-                if lower_names.contains(name) {
-                    if let Some(place) = all.iter_mut().find(|listed| listed.name == *name) {
-                        *place = listed;
-                    }
-                } else {
-                    new.push((*order, listed));
-                }
+                new.push((*order, listed));
             }
         }
         drop(names);
@@ -362,7 +382,7 @@ impl Inode for Node {
         let node = self.expect(name, child)?;
         self.touch()?;
         self.drop_name(name, &node);
-        node.count_links(-1);
+        node.lose_link();
         Ok(())
     }
 
@@ -387,8 +407,9 @@ impl Inode for Node {
         if flags & RENAME_EXCHANGE != 0 {
             let target = target.ok_or(Errno::ENOENT)?;
             target.attributes_up()?;
-            self.names.lock().put(old, target.clone());
-            to.names.lock().put(new, node.clone());
+            let here = self.names.lock().put(old, target.clone(), true);
+            let there = to.names.lock().put(new, node.clone(), true);
+            drop((here, there));
             let balance = target.is_directory() - node.is_directory();
             self.count_links(balance);
             to.count_links(-balance);
@@ -402,17 +423,18 @@ impl Inode for Node {
                     target.bury()?;
                     to.count_links(-1);
                 } else {
-                    target.count_links(-1);
+                    target.lose_link();
                 }
-                *target.origin.lock() = None;
+                target.leave_origin();
             }
-            {
+            let replaced = {
                 let mut names = to.names.lock();
                 if to.removed.load(Ordering::SeqCst) {
                     return Err(Errno::ENOENT);
                 }
-                names.put(new, node.clone());
-            }
+                names.put(new, node.clone(), target.is_some())
+            };
+            drop(replaced);
             self.drop_name(old, &node);
             self.count_links(-node.is_directory());
             to.count_links(node.is_directory());
@@ -491,19 +513,29 @@ impl Drop for Node {
     /// Not recursive along the tree: guests choose how deep it is.
     fn drop(&mut self) {
         let mut pending: Vec<Arc<Node>> = Vec::new();
-        let take = |node: &mut Node, pending: &mut Vec<Arc<Node>>| {
-            pending.extend(node.origin.get_mut().take().map(|(parent, _)| parent));
-            for (_, entry) in node.names.get_mut().map.drain() {
-                if let Entry::Node(_, child) = entry {
-                    pending.push(child);
-                }
-            }
-        };
-        take(self, &mut pending);
+        self.let_go(&mut pending);
         while let Some(node) = pending.pop() {
             if let Some(mut node) = Arc::into_inner(node) {
-                take(&mut node, &mut pending);
+                node.let_go(&mut pending);
             }
+        }
+    }
+}
+
+impl Node {
+    /// Hands over whatever other nodes it holds, and leaves the directory that has seen it.
+    fn let_go(&mut self, pending: &mut Vec<Arc<Node>>) {
+        pending.extend(self.origin.get_mut().take().map(|(parent, _)| parent));
+        for (_, entry) in self.names.get_mut().map.drain() {
+            if let Entry::Node { node, .. } = entry {
+                pending.push(node);
+            }
+        }
+        if let Some((parent, name)) = self.home.take()
+            && let Some(parent) = parent.upgrade()
+        {
+            parent.unsee(&name);
+            pending.push(parent);
         }
     }
 }

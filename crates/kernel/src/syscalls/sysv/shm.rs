@@ -78,7 +78,7 @@ pub(super) fn shmat(cx: &mut Ctx<'_>, id: i32, address: u64, flags: u32) -> SysR
     };
     let (source, file) = segment.source(prot & PROT_WRITE != 0)?;
     let mm = cx.task.mm();
-    mm.note_file(&source, file);
+    let _noted = mm.note_file(&source, file);
     mm.watch_close(file);
     let len = attachment.len();
     let call = MemoryCall::MapFile { address, len, prot, flags: MAP_SHARED | fixed, file: source, offset: 0 };

@@ -23,7 +23,7 @@ impl Node {
             {
                 let mut names = parent.names.lock();
                 if !names.map.contains_key(&name) {
-                    names.put(&name, at);
+                    names.put(&name, at, true);
                 }
             }
             at = parent;
