@@ -124,6 +124,15 @@ impl Alarm {
     }
 }
 
+impl Drop for Alarm {
+    /// Its place on the wheel does not wait for the moment, which may be far off.
+    fn drop(&mut self) {
+        if let (Some(ticket), Some(world)) = (self.state.get_mut().ticket.take(), self.world.upgrade()) {
+            world.timers.disarm(ticket);
+        }
+    }
+}
+
 impl State {
     fn remaining(&self, now: i64) -> (i64, i64) {
         if self.armed {
