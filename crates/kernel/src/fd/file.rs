@@ -3,7 +3,7 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use coracle_platform::MapSource;
@@ -13,6 +13,7 @@ use super::fasync::{Fown, Request};
 use crate::abi::linux::{FASYNC, O_ACCMODE, O_APPEND, O_NONBLOCK, O_PATH, O_RDONLY, O_WRONLY};
 use crate::abi::types::Stat;
 use crate::call::Ctx;
+use crate::fs::lock::LockTable;
 use crate::mem::{Sink, Source};
 use crate::task::Task;
 use crate::wait::{Events, PollTable};
@@ -218,6 +219,8 @@ pub struct OpenFile {
     owner: OnceLock<Arc<Fown>>,
     /// Called once when the last reference goes.
     on_drop: Mutex<DropActions>,
+    /// It may have locks, which go then.
+    locked: AtomicBool,
 }
 
 /// What to run at the end, by ticket.
@@ -247,6 +250,7 @@ impl OpenFile {
             key: NEXT_KEY.fetch_add(1, Ordering::Relaxed),
             owner: OnceLock::new(),
             on_drop: Mutex::default(),
+            locked: AtomicBool::new(false),
         })
     }
 
@@ -310,6 +314,14 @@ impl OpenFile {
         actions.next += 1;
         actions.list.insert(ticket, Box::new(action));
         ticket
+    }
+
+    /// It has locks of the inode, which go with it.
+    pub fn holds_locks(&self, id: (u64, u64), locks: &Arc<LockTable>) {
+        if !self.locked.swap(true, Ordering::Relaxed) {
+            let locks = locks.clone();
+            self.at_drop(move |key| locks.release_file(id, key));
+        }
     }
 
     /// Takes an action of `at_drop` back.

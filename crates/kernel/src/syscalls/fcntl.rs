@@ -12,7 +12,7 @@ use crate::abi::linux::{
 use crate::call::{Addr, Ctx, Fd};
 use crate::fd::{FdEntry, OpenFile};
 use crate::fs::dnotify;
-use crate::fs::lock::{Owner, Record, TO_END};
+use crate::fs::lock::{Owner, Record, Refused, TO_END};
 use crate::fs::mem::MemFile;
 use crate::fs::perm;
 use crate::ipc::pipe::PipeEnd;
@@ -202,28 +202,29 @@ fn set_lock(cx: &mut Ctx<'_>, fd: Fd, file: &Arc<OpenFile>, command: u32, at: Ad
     let locks = cx.task.world.vfs.locks.clone();
     let wanted = Record { start, end, exclusive: lock.kind == F_WRLCK, owner, pid };
     if lock.kind == F_UNLCK {
-        locks.unset(id, wanted);
-        return Ok(0);
+        return locks.unset(id, wanted).map(|()| 0);
     }
-    if locks.set(id, wanted).is_err() {
-        if !waits {
-            return Err(Errno::EAGAIN);
+    match locks.set(id, wanted) {
+        Ok(()) => {}
+        Err(Refused::Full) => return Err(Errno::ENOLCK),
+        Err(Refused::By(_)) if !waits => return Err(Errno::EAGAIN),
+        Err(Refused::By(_)) => {
+            let outcome = cx.task.block(None, |table| {
+                locks.watch(id, table);
+                match locks.set(id, wanted) {
+                    Ok(()) => Some(Ok(())),
+                    Err(Refused::Full) => Some(Err(Errno::ENOLCK)),
+                    // Only POSIX locks look for circles (posix_locks_deadlock()).
+                    Err(Refused::By(holder)) if !ofd => locks.wait_for(owner, holder).err().map(Err),
+                    Err(Refused::By(_)) => None,
+                }
+            });
+            locks.stop_waiting(id, Some(owner));
+            outcome??;
         }
-        let outcome = cx.task.block(None, |table| {
-            table.watch(&locks.freed);
-            match locks.set(id, wanted) {
-                Ok(()) => Some(Ok(())),
-                // Only POSIX locks look for circles (posix_locks_deadlock()).
-                Err(holder) if !ofd => locks.wait_for(owner, holder).err().map(Err),
-                Err(_) => None,
-            }
-        });
-        locks.stop_waiting(owner);
-        outcome??;
     }
     if ofd {
-        let table = locks.clone();
-        file.at_drop(move |key| table.release_file(key));
+        file.holds_locks(id, &locks);
     } else if !cx.task.files().get(fd.0).is_ok_and(|now| Arc::ptr_eq(&now, file)) {
         // A close that came in between must not leave the lock behind (fcntl_setlk(), fs/locks.c).
         locks.release(id, owner);
@@ -251,13 +252,15 @@ fn flock(cx: &mut Ctx<'_>, fd: Fd, operation: u32) -> SysResult {
     };
     match locks.flock(id, file.key, exclusive) {
         Err(Errno::EAGAIN) if operation & LOCK_NB == 0 => {
-            cx.task.block(None, |table| {
-                table.watch(&locks.freed);
+            let outcome = cx.task.block(None, |table| {
+                locks.watch(id, table);
                 locks.flock(id, file.key, exclusive).ok()
-            })?;
+            });
+            locks.stop_waiting(id, None);
+            outcome?;
         }
         other => other?,
     }
-    file.at_drop(move |key| locks.release_file(key));
+    file.holds_locks(id, &locks);
     Ok(0)
 }
