@@ -53,15 +53,19 @@ pub struct WaitQueue(Arc<Mutex<Entries>>);
 
 #[derive(Default)]
 struct Entries {
-    next: u64,
-    list: Vec<(u64, Weak<dyn Wake>)>,
+    places: Vec<Option<Weak<dyn Wake>>>,
+    /// Those that are empty.
+    free: Vec<usize>,
 }
 
 /// A place in a queue; leaving scope leaves the queue.
 pub struct Entry {
     queue: WaitQueue,
-    id: u64,
+    place: usize,
 }
+
+/// Room for so many waiters stays when all have left.
+const FEW: usize = 16;
 
 impl WaitQueue {
     /// An empty queue.
@@ -76,7 +80,7 @@ impl WaitQueue {
         let mut more = Vec::new();
         {
             let entries = self.0.lock();
-            let mut woken = entries.list.iter().filter_map(|(_, wake)| wake.upgrade());
+            let mut woken = entries.places.iter().flatten().filter_map(Weak::upgrade);
             for (place, wake) in few.iter_mut().zip(&mut woken) {
                 *place = Some(wake);
             }
@@ -89,24 +93,42 @@ impl WaitQueue {
 
     /// Nobody is in the queue.
     pub fn is_empty(&self) -> bool {
-        self.0.lock().list.is_empty()
+        self.0.lock().places.is_empty()
     }
 
     /// Enters `wake` until the entry is dropped.
     pub fn enter(&self, wake: &Arc<dyn Wake>) -> Entry {
+        let wake = Some(Arc::downgrade(wake));
         let mut entries = self.0.lock();
-        let id = entries.next;
-        entries.next += 1;
-        entries.list.push((id, Arc::downgrade(wake)));
-        Entry { queue: self.clone(), id }
+        let free = entries.free.pop();
+        let place = match free.and_then(|place| Some((place, entries.places.get_mut(place)?))) {
+            Some((place, slot)) => {
+                *slot = wake;
+                place
+            }
+            None => {
+                entries.places.push(wake);
+                entries.places.len() - 1
+            }
+        };
+        drop(entries);
+        Entry { queue: self.clone(), place }
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
         let mut entries = self.queue.0.lock();
-        if let Some(at) = entries.list.iter().position(|(id, _)| *id == self.id) {
-            entries.list.swap_remove(at);
+        if let Some(slot) = entries.places.get_mut(self.place) {
+            *slot = None;
+            entries.free.push(self.place);
+        }
+        if entries.free.len() == entries.places.len() {
+            // Nobody is left.
+            entries.places.clear();
+            entries.free.clear();
+            entries.places.shrink_to(FEW);
+            entries.free.shrink_to(FEW);
         }
     }
 }
@@ -477,6 +499,6 @@ mod tests {
         for _ in 0..1000 {
             drop(queue.enter(&wake));
         }
-        assert!(queue.0.lock().list.is_empty());
+        assert!(queue.is_empty());
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::abi::linux::{EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, O_CLOEXEC, O_RDWR};
 use crate::abi::types::Timespec;
 use crate::call::{Addr, Ctx, Fd};
-use crate::ipc::epoll::{self, Epoll, Event};
+use crate::ipc::epoll::{self, Collected, Epoll, Event};
 use crate::ipc::glue;
 use crate::mem::check_range;
 use crate::wait::{Deadline, deadline_after};
@@ -115,28 +115,29 @@ fn wait(cx: &mut Ctx<'_>, epfd: Fd, events: Addr, max: i32, timeout: Option<Dura
     let epoll = Epoll::of(&file).ok_or(Errno::EINVAL)?;
     let deadline: Deadline = timeout.and_then(deadline_after);
     let mut ready = epoll.collect(max);
-    if ready.is_empty() && timeout != Some(Duration::ZERO) {
+    if ready.events.is_empty() && timeout != Some(Duration::ZERO) {
         let waited = cx.block(deadline, |table| {
             if table.registers() {
                 epoll.watch(table);
             }
-            Some(epoll.collect(max)).filter(|ready| !ready.is_empty())
+            Some(epoll.collect(max)).filter(|ready| !ready.events.is_empty())
         });
         ready = match waited {
             Ok(ready) => ready,
-            Err(Errno::ETIMEDOUT) => Vec::new(),
+            Err(Errno::ETIMEDOUT) => Collected::default(),
             // Not restarted, whatever SA_RESTART says (signal(7)).
             Err(Errno::ERESTARTSYS) => return Err(Errno::EINTR),
             Err(error) => return Err(error),
         };
     }
     let bytes: Vec<u8> = ready
+        .events
         .iter()
         .flat_map(|event| event.events.to_ne_bytes().into_iter().chain(event.data.to_ne_bytes()))
         .collect();
     if cx.mem().write_bytes(events.0, &bytes).is_err() {
-        epoll.uncollect();
+        epoll.uncollect(&ready);
         return Err(Errno::EFAULT);
     }
-    Ok(ready.len() as u64)
+    Ok(ready.events.len() as u64)
 }

@@ -121,6 +121,11 @@ impl Item {
         !self.queued.swap(true, Ordering::SeqCst)
     }
 
+    /// Marks it as taken from the ready list; `false` if it was not there.
+    pub(super) fn unqueue(&self) -> bool {
+        self.queued.swap(false, Ordering::SeqCst)
+    }
+
     /// Taken from the ready list: what to report, and whether it stays on the list (ep_send_events()).
     pub(super) fn take(&self) -> (Option<Event>, bool) {
         // Before looking: who wakes from now on queues it again.

@@ -55,6 +55,8 @@ pub struct Event {
 pub struct Epoll {
     me: Weak<Epoll>,
     items: Mutex<HashMap<(i32, u64), Arc<Item>>>,
+    /// Those of them that are epolls.
+    nested: Mutex<HashMap<(i32, u64), Weak<OpenFile>>>,
     ready: Mutex<VecDeque<Arc<Item>>>,
     /// Removed items that may still be on the ready list.
     stale: AtomicUsize,
@@ -65,6 +67,14 @@ pub struct Epoll {
     /// The sandbox's count of items, and how many there may be.
     watches: Arc<Quota>,
     most: u64,
+}
+
+/// What `epoll_wait` is to report.
+#[derive(Default)]
+pub struct Collected {
+    pub events: Vec<Event>,
+    /// Of each event.
+    items: Vec<Arc<Item>>,
 }
 
 /// `fs.epoll.max_user_watches`: a twenty-fifth of memory, at what an item takes (eventpoll_init()).
@@ -80,6 +90,7 @@ impl Epoll {
             most,
             me: me.clone(),
             items: Mutex::default(),
+            nested: Mutex::default(),
             ready: Mutex::default(),
             stale: AtomicUsize::new(0),
             queue: WaitQueue::new(),
@@ -115,12 +126,13 @@ impl Epoll {
             items.insert((fd, file.key), item.clone());
             item
         };
-        if let Some(nested) = nested
-            && let Err(error) = nested.adopt(&self.me)
-        {
-            self.items.lock().remove(&(fd, file.key));
-            self.watches.give(1);
-            return Err(error);
+        if let Some(nested) = nested {
+            if let Err(error) = nested.adopt(&self.me) {
+                self.items.lock().remove(&(fd, file.key));
+                self.watches.give(1);
+                return Err(error);
+            }
+            self.nested.lock().insert((fd, file.key), Arc::downgrade(file));
         }
         let (epoll, key) = (self.me.clone(), (fd, file.key));
         let ticket = file.at_drop(move |_| {
@@ -143,6 +155,7 @@ impl Epoll {
         let item = self.items.lock().remove(&(fd, file.key)).ok_or(Errno::ENOENT)?;
         self.retire(&item, Some(file));
         if let Some(nested) = Epoll::of(file) {
+            self.nested.lock().remove(&(fd, file.key));
             nested.disown(&self.me);
         }
         Ok(())
@@ -152,6 +165,7 @@ impl Epoll {
     fn forget(&self, key: (i32, u64)) {
         let item = self.items.lock().remove(&key);
         if let Some(item) = item {
+            self.nested.lock().remove(&key);
             self.retire(&item, None);
         }
     }
@@ -178,31 +192,35 @@ impl Epoll {
     }
 
     /// What `epoll_wait` reports now, at most `max`; level-triggered items stay on the ready list.
-    pub fn collect(&self, max: usize) -> Vec<Event> {
+    pub fn collect(&self, max: usize) -> Collected {
         self.pull_inner();
-        let mut batch = mem::take(&mut *self.ready.lock());
-        let mut events = Vec::new();
+        let mut collected = Collected::default();
         let mut again = Vec::new();
-        while events.len() < max {
-            let Some(item) = batch.pop_front() else { break };
+        // Once round at most: those that woke meanwhile come behind.
+        let count = self.ready.lock().len();
+        for _ in 0..count {
+            if collected.events.len() >= max {
+                break;
+            }
+            let Some(item) = self.ready.lock().pop_front() else { break };
             let (event, still) = item.take();
-            events.extend(event);
             if still && item.queue() {
-                again.push(item);
+                again.push(item.clone());
+            }
+            if let Some(event) = event {
+                collected.events.push(event);
+                collected.items.push(item);
             }
         }
-        if !batch.is_empty() || !again.is_empty() {
-            // Unseen ones first; in between come those that woke meanwhile.
-            let mut ready = self.ready.lock();
-            for item in batch.into_iter().rev() {
-                ready.push_front(item);
-            }
-            ready.extend(again);
-            drop(ready);
+        let mut ready = self.ready.lock();
+        ready.extend(again);
+        let more = !ready.is_empty();
+        drop(ready);
+        if more {
             // Another waiter may have found the list empty meanwhile.
             self.queue.wake_all();
         }
-        events
+        collected
     }
 
     /// Where to wait for something to collect.
@@ -213,11 +231,30 @@ impl Epoll {
         }
     }
 
-    /// Takes back what `collect` returned but could not be delivered.
-    pub fn uncollect(&self) {
-        for item in self.items.lock().values() {
-            self.push(item);
+    /// Takes back what `collect` returned and could not be delivered.
+    pub fn uncollect(&self, collected: &Collected) {
+        collected.items.iter().filter(|item| !item.is_gone()).for_each(|item| self.push(item));
+    }
+
+    /// Some item is ready. Those at the head of the list that are not leave it.
+    fn any_ready(&self) -> bool {
+        let count = self.ready.lock().len();
+        for _ in 0..count {
+            let Some(item) = self.ready.lock().front().cloned() else { return false };
+            if item.is_ready() {
+                return true;
+            }
+            let taken = {
+                let mut ready = self.ready.lock();
+                ready.pop_front_if(|front| Arc::ptr_eq(front, &item)).is_some()
+            };
+            // Who wakes from now on queues it again; who woke before is seen by the second look.
+            if taken && item.unqueue() && item.is_ready() {
+                self.push(&item);
+                return true;
+            }
         }
+        false
     }
 
     /// Descriptor, events and data of every item, for `/proc/PID/fdinfo`.
@@ -271,8 +308,7 @@ impl File for Epoll {
     fn poll(&self, table: &mut PollTable) -> Events {
         self.watch(table);
         self.pull_inner();
-        let ready: Vec<_> = self.ready.lock().iter().cloned().collect();
-        if ready.iter().any(|item| item.is_ready()) { Events::READ } else { Events::empty() }
+        if self.any_ready() { Events::READ } else { Events::empty() }
     }
 
     fn stat(&self) -> Result<Stat> {

@@ -66,7 +66,7 @@ impl Epoll {
         if let Some(known) = seen.depths.get(&self.address()) {
             return Ok(*known);
         }
-        let files: Vec<_> = self.items.lock().values().filter_map(|item| item.file()).collect();
+        let files: Vec<_> = self.nested.lock().values().filter_map(Weak::upgrade).collect();
         let mut deepest = 0;
         for file in files {
             if let Some(nested) = Epoll::of(&file) {
