@@ -6,6 +6,7 @@ use coracle_platform::{RANDOM_FILES, ThreadControl};
 use parking_lot::Mutex;
 
 use super::OpenFile;
+use super::numbers::Numbers;
 use crate::fs::lock::LockTable;
 use crate::{Errno, Result};
 
@@ -41,6 +42,7 @@ impl Lent {
 #[derive(Default)]
 struct Slots {
     entries: Vec<Option<FdEntry>>,
+    used: Numbers,
     lent: Vec<Lent>,
 }
 
@@ -50,12 +52,17 @@ impl Slots {
         if self.entries.len() <= index {
             self.entries.resize_with(index + 1, || None);
         }
+        self.used.set(index, true);
         self.entries.get_mut(index).and_then(|slot| slot.replace(entry))
     }
 
     fn remove(&mut self, index: usize) -> Option<FdEntry> {
         self.take_back(index);
-        self.entries.get_mut(index).and_then(Option::take)
+        let entry = self.entries.get_mut(index).and_then(Option::take);
+        if entry.is_some() {
+            self.used.set(index, false);
+        }
+        entry
     }
 
     /// No thread answers reads of this descriptor itself any more.
@@ -117,9 +124,7 @@ impl FdTable {
     /// Installs at the lowest free number not below `lowest`; `EMFILE` at `limit` (`RLIMIT_NOFILE`).
     pub fn install(&self, entry: FdEntry, lowest: usize, limit: usize) -> Result<i32> {
         let mut slots = self.slots.lock();
-        let count = slots.entries.len();
-        let free = (lowest..count).find(|index| matches!(slots.entries.get(*index), Some(None)));
-        let index = free.unwrap_or(count.max(lowest));
+        let index = slots.used.free(lowest);
         if index >= limit {
             return Err(Errno::EMFILE);
         }
@@ -170,8 +175,10 @@ impl FdTable {
 
     /// A copy for `fork`: same open files, same flags.
     pub fn duplicate(&self) -> FdTable {
-        let entries = self.slots.lock().entries.clone();
-        FdTable { slots: Mutex::new(Slots { entries, lent: Vec::new() }), locks: OnceLock::new() }
+        let slots = self.slots.lock();
+        let (entries, used) = (slots.entries.clone(), slots.used.clone());
+        drop(slots);
+        FdTable { slots: Mutex::new(Slots { entries, used, lent: Vec::new() }), locks: OnceLock::new() }
     }
 
     /// From now on the thread answers short reads of `fd` with random bytes that it was given, as long as the descriptor

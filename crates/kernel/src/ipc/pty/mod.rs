@@ -8,7 +8,6 @@ mod line;
 mod tests;
 
 use std::any::Any;
-use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -39,7 +38,7 @@ const STEP: usize = 1024;
 
 /// Numbers in use.
 #[derive(Default)]
-pub struct Numbers(Mutex<BTreeSet<u32>>);
+pub struct Numbers(Mutex<crate::fd::Numbers>);
 
 /// One terminal.
 pub struct Pty {
@@ -176,8 +175,9 @@ pub fn open_master(task: &Arc<Task>) -> Result<Arc<dyn File>> {
     let world = &task.world;
     let number = {
         let mut numbers = world.ipc.ptys.0.lock();
-        let number = (0..MAX_PTYS).find(|number| !numbers.contains(number)).ok_or(Errno::ENOSPC)?;
-        numbers.insert(number);
+        let number =
+            u32::try_from(numbers.free(0)).ok().filter(|number| *number < MAX_PTYS).ok_or(Errno::ENOSPC)?;
+        numbers.set(number as usize, true);
         number
     };
     let pty = Arc::new(Pty {
@@ -232,7 +232,7 @@ impl Drop for MasterFile {
         if let Some(world) = pty.world.upgrade() {
             world.devices.remove(pty.rdev());
             glue::remove_pts_node(&world, pty.number);
-            world.ipc.ptys.0.lock().remove(&pty.number);
+            world.ipc.ptys.0.lock().set(pty.number as usize, false);
             if let Some(session) = session {
                 hang_up(&world, &session);
             }
