@@ -3,7 +3,7 @@
 
 mod maps;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -32,8 +32,8 @@ pub struct AddressSpace {
     hidden: Mutex<Vec<(u64, u64)>>,
     /// Tasks that run in it (`mm_users`).
     users: AtomicUsize,
-    /// System V segments that are attached.
-    pub shm: Mutex<Vec<crate::ipc::sysv::shm::Attachment>>,
+    /// System V segments that are attached, by address.
+    pub shm: Mutex<BTreeMap<u64, crate::ipc::sysv::shm::Attachment>>,
 }
 
 /// How a mapped file shows in `/proc/PID/maps`.

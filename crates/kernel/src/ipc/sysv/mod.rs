@@ -9,9 +9,14 @@ pub mod shm;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use parking_lot::Mutex;
+
 pub use self::registry::{Object, Perm, Registry, Wanted};
+use crate::Result;
 use crate::task::Process;
 
 /// Commands and flags of include/uapi/linux/ipc.h.
@@ -32,24 +37,52 @@ pub struct Sysv {
     pub shm: Registry<shm::Segment>,
     pub sem: Registry<sem::Set>,
     pub msg: Registry<msg::Queue>,
+    /// In which sets a process has operations that its end undoes, by address (`sysvsem.undo_list`).
+    undo: Mutex<HashMap<u32, HashMap<usize, Weak<sem::Set>>>>,
 }
 
 impl Sysv {
+    /// [`sem::Set::operate`], of which the end of the process must know.
+    pub fn operate(
+        &self,
+        set: &Arc<sem::Set>,
+        operations: &[sem::Operation],
+        pid: u32,
+    ) -> Result<std::result::Result<(), sem::Blocked>> {
+        if operations.iter().any(|operation| operation.undo) {
+            let key = Arc::as_ptr(set).addr();
+            self.undo.lock().entry(pid).or_default().insert(key, Arc::downgrade(set));
+        }
+        set.operate(operations, pid)
+    }
+
     /// A process has ended: its semaphore adjustments are undone (exit_sem()).
     pub fn process_exits(&self, process: &Process) {
-        for (_, set) in self.sem.list() {
+        let sets = self.undo.lock().remove(&process.pid);
+        for set in sets.iter().flat_map(HashMap::values).filter_map(Weak::upgrade) {
             set.undo(process.pid);
         }
     }
 
-    /// The process has a list of semaphore operations to undo (`sysvsem.undo_list`).
+    /// The process has a list of semaphore operations to undo.
     pub fn has_undo(&self, process: &Process) -> bool {
-        self.sem.list().iter().any(|(_, set)| set.has_undo(process.pid))
+        self.undo.lock().contains_key(&process.pid)
     }
 
-    /// Every identifier that is in use, as `ipcs` counts: segments, sets, queues.
-    pub fn counts(&self) -> (usize, usize, usize) {
-        (self.shm.list().len(), self.sem.list().len(), self.msg.list().len())
+    /// `IPC_RMID` of a set: who waits is told, nothing is undone (freeary()).
+    pub fn remove_set(&self, set: &Arc<sem::Set>) {
+        self.sem.remove(set);
+        let undoers = set.change(sem::State::remove);
+        let key = Arc::as_ptr(set).addr();
+        let mut undo = self.undo.lock();
+        for pid in undoers {
+            if let Some(sets) = undo.get_mut(&pid) {
+                sets.remove(&key);
+                if sets.is_empty() {
+                    undo.remove(&pid);
+                }
+            }
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Message queues: msgop(2), ipc/msg.c.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use parking_lot::Mutex;
 
@@ -9,6 +9,8 @@ use super::registry::{Object, Perm};
 use crate::wait::WaitQueue;
 use crate::{Errno, Result};
 
+/// Most queues (`MSGMNI`).
+pub const MSGMNI: usize = 32000;
 /// Longest message (`MSGMAX`), bytes in a new queue (`MSGMNB`).
 pub const MSGMAX: usize = 8192;
 pub const MSGMNB: u64 = 16384;
@@ -22,7 +24,7 @@ pub struct Queue {
 
 pub struct State {
     pub perm: Perm,
-    pub messages: VecDeque<Message>,
+    pub messages: Messages,
     pub bytes: u64,
     pub limit: u64,
     pub send_time: i64,
@@ -56,7 +58,7 @@ impl Queue {
     pub fn new(perm: Perm) -> Queue {
         let state = State {
             perm,
-            messages: VecDeque::new(),
+            messages: Messages::default(),
             bytes: 0,
             limit: MSGMNB,
             send_time: 0,
@@ -93,7 +95,7 @@ impl Queue {
             return Err(Errno::EAGAIN);
         }
         state.bytes += len;
-        state.messages.push_back(Message { kind, text: std::mem::take(text) });
+        state.messages.push(Message { kind, text: std::mem::take(text) });
         state.send_time = now();
         state.last_sender = pid;
         drop(state);
@@ -115,8 +117,8 @@ impl Queue {
         if state.removed {
             return Err(Errno::EIDRM);
         }
-        let index = state.choose(choice).ok_or(Errno::ENOMSG)?;
-        let message = state.messages.get(index).ok_or(Errno::ENOMSG)?;
+        let number = state.messages.choose(choice).ok_or(Errno::ENOMSG)?;
+        let message = state.messages.all.get(&number).ok_or(Errno::ENOMSG)?;
         if message.text.len() > room && !cut {
             return Err(Errno::E2BIG);
         }
@@ -124,7 +126,7 @@ impl Queue {
         deliver(message.kind, part)?;
         let len = part.len();
         if !matches!(choice, Choice::At(_)) {
-            if let Some(message) = state.messages.remove(index) {
+            if let Some(message) = state.messages.remove(number) {
                 state.bytes = state.bytes.saturating_sub(message.text.len() as u64);
             }
             state.receive_time = now();
@@ -136,28 +138,80 @@ impl Queue {
     }
 }
 
-impl State {
-    fn choose(&self, choice: Choice) -> Option<usize> {
-        let mut kinds = self.messages.iter().map(|message| message.kind);
+/// Messages in order of arrival, found by their types: a guest chooses how many there are.
+#[derive(Default)]
+pub struct Messages {
+    all: BTreeMap<u64, Message>,
+    /// Of each type, in order.
+    kinds: BTreeMap<i64, VecDeque<u64>>,
+    /// The first of each type.
+    heads: BTreeSet<(u64, i64)>,
+    next: u64,
+}
+
+impl Messages {
+    pub fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    pub fn clear(&mut self) {
+        *self = Messages::default();
+    }
+
+    fn push(&mut self, message: Message) {
+        let (number, kind) = (self.next, message.kind);
+        self.next += 1;
+        let list = self.kinds.entry(kind).or_default();
+        if list.is_empty() {
+            self.heads.insert((number, kind));
+        }
+        list.push_back(number);
+        self.all.insert(number, message);
+    }
+
+    /// Only the first of a type is ever taken out.
+    fn remove(&mut self, number: u64) -> Option<Message> {
+        let message = self.all.remove(&number)?;
+        let kind = message.kind;
+        let list = self.kinds.get_mut(&kind)?;
+        list.pop_front();
+        self.heads.remove(&(number, kind));
+        match list.front() {
+            Some(next) => _ = self.heads.insert((*next, kind)),
+            None => _ = self.kinds.remove(&kind),
+        }
+        Some(message)
+    }
+
+    fn choose(&self, choice: Choice) -> Option<u64> {
+        let head = |kind: &i64| self.kinds.get(kind)?.front().copied();
         match choice {
-            Choice::First => (!self.messages.is_empty()).then_some(0),
-            Choice::Of(wanted) => kinds.position(|kind| kind == wanted),
-            Choice::Except(unwanted) => kinds.position(|kind| kind != unwanted),
-            Choice::At(index) => usize::try_from(index).ok().filter(|index| *index < self.messages.len()),
+            Choice::First => self.all.first_key_value().map(|(number, _)| *number),
+            Choice::Of(kind) => head(&kind),
+            Choice::Except(unwanted) => {
+                self.heads.iter().find(|(_, kind)| *kind != unwanted).map(|(number, _)| *number)
+            }
+            Choice::At(index) => self.all.keys().nth(usize::try_from(index).ok()?).copied(),
             Choice::UpTo(most) => {
-                let fitting = kinds.enumerate().filter(|(_, kind)| *kind <= most);
-                fitting.min_by_key(|(index, kind)| (*kind, *index)).map(|(index, _)| index)
+                let (kind, _) = self.kinds.first_key_value().filter(|(kind, _)| **kind <= most)?;
+                head(kind)
             }
         }
     }
 }
 
 impl Object for Queue {
+    const MOST: usize = MSGMNI;
+
     fn perm(&self) -> Perm {
         self.state.lock().perm
     }
 
-    fn set_seq(&self, seq: u32) {
-        self.state.lock().perm.seq = seq;
+    fn edit_perm(&self, change: &mut dyn FnMut(&mut Perm)) {
+        change(&mut self.state.lock().perm);
     }
 }

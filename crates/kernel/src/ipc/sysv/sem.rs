@@ -9,7 +9,8 @@ use super::registry::{Object, Perm};
 use crate::wait::WaitQueue;
 use crate::{Errno, Result};
 
-/// Most semaphores in a set (`SEMMSL`), operations in a call (`SEMOPM`), highest value (`SEMVMX`).
+/// Most sets (`SEMMNI`), semaphores in a set (`SEMMSL`), operations in a call (`SEMOPM`), highest value (`SEMVMX`).
+pub const SEMMNI: usize = 32000;
 pub const SEMMSL: i32 = 32000;
 pub const SEMOPM: usize = 500;
 pub const SEMVMX: i32 = 32767;
@@ -90,41 +91,25 @@ impl Set {
             return Err(Errno::EIDRM);
         }
         let count = state.semaphores.len();
-        let mut values: Vec<i32> = state.semaphores.iter().map(|semaphore| semaphore.value).collect();
-        let mut adjust = state.undo.get(&pid).cloned().unwrap_or_else(|| vec![0; count]);
-        for operation in operations {
-            let value = values.get_mut(operation.number).ok_or(Errno::EFBIG)?;
-            let next = *value + operation.change;
-            let blocked = if operation.change == 0 { *value != 0 } else { next < 0 };
-            if blocked {
-                let zero = operation.change == 0;
-                return match operation.no_wait {
-                    true => Err(Errno::EAGAIN),
-                    false => Ok(Err(Blocked { number: operation.number, zero })),
-                };
+        let State { semaphores, undo, .. } = &mut *state;
+        // Only what the operations name is touched: a set may have thousands of others.
+        let adjust: &mut [i32] = match operations.iter().any(|operation| operation.undo) {
+            true => undo.entry(pid).or_insert_with(|| vec![0; count]),
+            false => &mut [],
+        };
+        let mut done = 0;
+        while let Some(operation) = operations.get(done) {
+            if let Err(verdict) = operation.carry_out(semaphores, adjust) {
+                let carried_out = operations.get(..done).unwrap_or_default();
+                carried_out.iter().rev().for_each(|operation| operation.take_back(semaphores, adjust));
+                return verdict;
             }
-            if next > SEMVMX {
-                return Err(Errno::ERANGE);
-            }
-            if operation.undo {
-                let adjust = adjust.get_mut(operation.number).ok_or(Errno::EFBIG)?;
-                *adjust -= operation.change;
-                if !(-SEMVMX - 1..=SEMVMX).contains(adjust) {
-                    return Err(Errno::ERANGE);
-                }
-            }
-            *value = next;
-        }
-        for (semaphore, value) in state.semaphores.iter_mut().zip(values) {
-            semaphore.value = value;
+            done += 1;
         }
         for operation in operations {
-            if let Some(semaphore) = state.semaphores.get_mut(operation.number) {
+            if let Some(semaphore) = semaphores.get_mut(operation.number) {
                 semaphore.pid = pid;
             }
-        }
-        if operations.iter().any(|operation| operation.undo) {
-            state.undo.insert(pid, adjust);
         }
         state.operation_time = now();
         drop(state);
@@ -138,11 +123,6 @@ impl Set {
         let Some(semaphore) = state.semaphores.get_mut(blocked.number) else { return };
         let counter = if blocked.zero { &mut semaphore.waiting_zero } else { &mut semaphore.waiting };
         *counter = if enters { counter.saturating_add(1) } else { counter.saturating_sub(1) };
-    }
-
-    /// The process has operations here that its end will undo.
-    pub fn has_undo(&self, pid: u32) -> bool {
-        self.state.lock().undo.contains_key(&pid)
     }
 
     /// Applies what a process that ends wanted undone; values stay within bounds (exit_sem()).
@@ -161,7 +141,53 @@ impl Set {
     }
 }
 
+/// What a call comes to when an operation is not carried out.
+type Verdict = Result<std::result::Result<(), Blocked>>;
+
+impl Operation {
+    fn carry_out(&self, semaphores: &mut [Semaphore], adjust: &mut [i32]) -> std::result::Result<(), Verdict> {
+        let semaphore = semaphores.get_mut(self.number).ok_or(Err(Errno::EFBIG))?;
+        let next = semaphore.value + self.change;
+        if next < 0 || self.change == 0 && semaphore.value != 0 {
+            return Err(match self.no_wait {
+                true => Err(Errno::EAGAIN),
+                false => Ok(Err(Blocked { number: self.number, zero: self.change == 0 })),
+            });
+        }
+        if next > SEMVMX {
+            return Err(Err(Errno::ERANGE));
+        }
+        if self.undo {
+            let adjust = adjust.get_mut(self.number).ok_or(Err(Errno::EFBIG))?;
+            let undone = *adjust - self.change;
+            if !(-SEMVMX - 1..=SEMVMX).contains(&undone) {
+                return Err(Err(Errno::ERANGE));
+            }
+            *adjust = undone;
+        }
+        semaphore.value = next;
+        Ok(())
+    }
+
+    fn take_back(&self, semaphores: &mut [Semaphore], adjust: &mut [i32]) {
+        if let Some(semaphore) = semaphores.get_mut(self.number) {
+            semaphore.value -= self.change;
+        }
+        if self.undo
+            && let Some(adjust) = adjust.get_mut(self.number)
+        {
+            *adjust += self.change;
+        }
+    }
+}
+
 impl State {
+    /// The set goes; returns whose operations would have been undone.
+    pub fn remove(&mut self) -> Vec<u32> {
+        self.removed = true;
+        std::mem::take(&mut self.undo).into_keys().collect()
+    }
+
     /// `SETVAL` and `SETALL` forget adjustments, of one semaphore or of all.
     pub fn forget_undo(&mut self, number: Option<usize>) {
         for adjust in self.undo.values_mut() {
@@ -178,11 +204,13 @@ impl State {
 }
 
 impl Object for Set {
+    const MOST: usize = SEMMNI;
+
     fn perm(&self) -> Perm {
         self.state.lock().perm
     }
 
-    fn set_seq(&self, seq: u32) {
-        self.state.lock().perm.seq = seq;
+    fn edit_perm(&self, change: &mut dyn FnMut(&mut Perm)) {
+        change(&mut self.state.lock().perm);
     }
 }

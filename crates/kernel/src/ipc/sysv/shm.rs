@@ -16,6 +16,8 @@ use crate::fs::S_IFREG;
 use crate::fs::mem::{Budget, Data};
 use crate::{Errno, Result};
 
+/// Most segments (`SHMMNI`).
+pub const SHMMNI: usize = 4096;
 /// Largest segment (`SHMMAX`).
 pub const SHMMAX: u64 = u64::MAX - (1 << 24);
 /// Marked for destruction with the last detach.
@@ -116,12 +118,14 @@ impl File for ShmFile {
 }
 
 impl Object for Segment {
+    const MOST: usize = SHMMNI;
+
     fn perm(&self) -> Perm {
         self.state.lock().perm
     }
 
-    fn set_seq(&self, seq: u32) {
-        self.state.lock().perm.seq = seq;
+    fn edit_perm(&self, change: &mut dyn FnMut(&mut Perm)) {
+        change(&mut self.state.lock().perm);
     }
 }
 
@@ -129,9 +133,9 @@ impl Object for Segment {
 pub fn remove(registry: &Registry<Segment>, segment: &Arc<Segment>) {
     let unused = segment.change(|state| {
         state.perm.mode |= SHM_DEST;
-        state.perm.key = 0;
         state.attached == 0
     });
+    registry.hide(segment);
     if unused {
         registry.remove(segment);
     }

@@ -80,14 +80,15 @@ fn operate(cx: &mut Ctx<'_>, id: i32, at: Addr, count: usize, deadline: Deadline
     let alters = operations.iter().any(|operation| operation.change != 0);
     set.perm().check(&cx.task, if alters { 0o222 } else { 0o444 })?;
     let pid = cx.task.pid();
-    let blocked = match set.operate(&operations, pid)? {
+    let world = cx.task.world.clone();
+    let blocked = match world.ipc.sysv.operate(&set, &operations, pid)? {
         Ok(()) => return Ok(0),
         Err(blocked) => blocked,
     };
     set.count_waiter(blocked, true);
     let result = cx.block(deadline, |table| {
         table.watch(&set.queue);
-        match set.operate(&operations, pid) {
+        match world.ipc.sysv.operate(&set, &operations, pid) {
             Ok(Ok(())) => Some(Ok(0)),
             Ok(Err(_)) => None,
             Err(error) => Some(Err(error)),
@@ -139,8 +140,7 @@ pub(super) fn semctl(cx: &mut Ctx<'_>, id: i32, number: i32, cmd: u32, argument:
         IPC_RMID => {
             let set = registry.find(id)?;
             set.perm().check_owner(&cx.task)?;
-            registry.remove(&set);
-            set.change(|state| state.removed = true);
+            world.ipc.sysv.remove_set(&set);
             Ok(0)
         }
         GETALL => {

@@ -91,13 +91,12 @@ pub(super) fn shmat(cx: &mut Ctx<'_>, id: i32, address: u64, flags: u32) -> SysR
     attachment.place(place);
     let mut list = mm.shm.lock();
     // What was mapped there before is not attached any longer.
-    let (kept, replaced) = list
-        .drain(..)
-        .partition(|old: &Attachment| old.address + old.len() <= place || place + len <= old.address);
-    *list = kept;
-    list.push(attachment);
+    let before = list.range(..place).next_back().filter(|(at, old)| **at + old.len() > place);
+    let over: Vec<u64> = before.into_iter().chain(list.range(place..place + len)).map(|(at, _)| *at).collect();
+    let replaced: Vec<_> = over.iter().filter_map(|at| list.remove(at)).collect();
+    list.insert(place, attachment);
     drop(list);
-    let _: Vec<Attachment> = replaced;
+    drop(replaced);
     Ok(place)
 }
 
@@ -106,11 +105,7 @@ pub(super) fn shmdt(cx: &mut Ctx<'_>, address: u64) -> SysResult {
         return Err(Errno::EINVAL);
     }
     let mm = cx.task.mm();
-    let attachment = {
-        let mut list = mm.shm.lock();
-        let at = list.iter().position(|attachment| attachment.address == address).ok_or(Errno::EINVAL)?;
-        list.swap_remove(at)
-    };
+    let attachment = mm.shm.lock().remove(&address).ok_or(Errno::EINVAL)?;
     let _ = cx.thread.memory(&MemoryCall::Unmap { address, len: attachment.len() });
     Ok(0)
 }
