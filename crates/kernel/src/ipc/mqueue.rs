@@ -1,20 +1,23 @@
 //! POSIX message queues: mq_overview(7), ipc/mqueue.c.
 
 use std::any::Any;
-use std::collections::{HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
 use super::glue;
+use crate::abi::linux::RLIMIT_MSGQUEUE;
 use crate::abi::types::Stat;
 use crate::fd::{File, Io};
 use crate::fs::S_IFREG;
+use crate::ipc::quota::Quota;
 use crate::ipc::socket::Socket;
 use crate::ipc::socket::inet::NetlinkSocket;
 use crate::mem::Sink;
 use crate::signal::{self, SigInfo, Signal};
-use crate::task::{Process, Task};
+use crate::task::{Caps, Process, Task};
 use crate::wait::{Events, PollTable, WaitQueue};
 use crate::{Errno, Result};
 
@@ -25,9 +28,16 @@ const SI_MESGQ: i32 = -3;
 /// The device number of mqueuefs.
 const MQUEUE_DEV: u64 = 19;
 
-/// Names of one world's queues.
+/// Names of one world's queues, and what all queues take: those that have lost their names, too, while they are open.
 #[derive(Default)]
-pub struct Names(pub Mutex<HashMap<Vec<u8>, Arc<Queue>>>);
+pub struct Names {
+    pub map: Mutex<HashMap<Vec<u8>, Arc<Queue>>>,
+    count: Arc<Quota>,
+    bytes: Arc<Quota>,
+}
+
+/// `fs.mqueue.queues_max`; the privileged may have more.
+pub const QUEUES_MAX: u64 = 256;
 
 /// What a queue is made with.
 #[derive(Clone, Copy, Debug)]
@@ -38,9 +48,31 @@ pub struct Shape {
     pub owner: (u32, u32),
 }
 
+impl Names {
+    /// `ENOSPC` if there may not be one more (mqueue_create_attr()).
+    pub fn check_count(&self, task: &Task) -> Result<()> {
+        let full = self.count.used() >= QUEUES_MAX && !task.cred().capable(Caps::SYS_RESOURCE);
+        if full { Err(Errno::ENOSPC) } else { Ok(()) }
+    }
+}
+
+impl Shape {
+    /// What it counts against `RLIMIT_MSGQUEUE`, when it is full (mqueue_get_inode()).
+    fn bytes(&self) -> u64 {
+        /// `struct msg_msg`, `struct posix_msg_tree_node`.
+        const MESSAGE: u64 = 48;
+        const LEAF: u64 = 48;
+        let count = self.max_messages as u64;
+        let leaves = count.min(u64::from(MQ_PRIO_MAX)).saturating_mul(LEAF);
+        count.saturating_mul(MESSAGE + self.message_size as u64).saturating_add(leaves)
+    }
+}
+
 /// One queue.
 pub struct Queue {
     pub shape: Shape,
+    count: Arc<Quota>,
+    bytes: Arc<Quota>,
     ino: u64,
     state: Mutex<State>,
     readable: WaitQueue,
@@ -50,7 +82,10 @@ pub struct Queue {
 #[derive(Default)]
 struct State {
     /// Highest priority first, in order of arrival among equals.
-    messages: VecDeque<(u32, Vec<u8>)>,
+    messages: BTreeMap<(Reverse<u32>, u64), Vec<u8>>,
+    next: u64,
+    /// Of all messages.
+    bytes: usize,
     /// Threads inside `mq_receive`.
     receivers: usize,
     notify: Option<Notify>,
@@ -101,15 +136,31 @@ impl How {
     }
 }
 
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.count.give(1);
+        self.bytes.give(self.shape.bytes());
+    }
+}
+
 impl Queue {
-    pub fn new(task: &Task, shape: Shape) -> Queue {
-        Queue {
+    /// `ENOSPC` if there are [`QUEUES_MAX`], `EMFILE` beyond `RLIMIT_MSGQUEUE`, which counts for all users here.
+    pub fn new(task: &Task, shape: Shape) -> Result<Queue> {
+        let names = &task.world.ipc.mqueue;
+        names.check_count(task)?;
+        if !names.bytes.take(shape.bytes(), task.rlimit(RLIMIT_MSGQUEUE)) {
+            return Err(Errno::EMFILE);
+        }
+        names.count.take_anyway(1);
+        Ok(Queue {
             shape,
+            count: names.count.clone(),
+            bytes: names.bytes.clone(),
             ino: task.world.ipc.next_ino(),
             state: Mutex::default(),
             readable: WaitQueue::new(),
             writable: WaitQueue::new(),
-        }
+        })
     }
 
     /// Messages waiting.
@@ -124,9 +175,10 @@ impl Queue {
             return Err(Errno::EAGAIN);
         }
         let was_empty = state.messages.is_empty();
-        let at = state.messages.iter().position(|(other, _)| *other < priority);
-        let at = at.unwrap_or(state.messages.len());
-        state.messages.insert(at, (priority, std::mem::take(bytes)));
+        let place = (Reverse(priority), state.next);
+        state.next += 1;
+        state.bytes += bytes.len();
+        state.messages.insert(place, std::mem::take(bytes));
         let notify = if was_empty && state.receivers == 0 { state.notify.take() } else { None };
         drop(state);
         self.readable.wake_all();
@@ -146,10 +198,10 @@ impl Queue {
     /// Hands the first message to `deliver` and removes it if that succeeds; `EAGAIN` if there is none.
     pub fn receive(&self, deliver: impl FnOnce(u32, &[u8]) -> Result<()>) -> Result<usize> {
         let mut state = self.state.lock();
-        let (priority, bytes) = state.messages.front().ok_or(Errno::EAGAIN)?;
-        deliver(*priority, bytes)?;
-        let len = bytes.len();
-        state.messages.pop_front();
+        let first = state.messages.first_entry().ok_or(Errno::EAGAIN)?;
+        deliver(first.key().0.0, first.get())?;
+        let len = first.remove().len();
+        state.bytes -= len;
         drop(state);
         self.writable.wake_all();
         Ok(len)
@@ -193,7 +245,7 @@ impl File for MqFile {
     /// What the queue's file in mqueuefs shows (mqueue_read_file()).
     fn read(&self, _io: &Io<'_>, offset: u64, into: &mut dyn Sink) -> Result<usize> {
         let state = self.0.state.lock();
-        let size: usize = state.messages.iter().map(|(_, bytes)| bytes.len()).sum();
+        let size = state.bytes;
         let notify = state.notify.as_ref();
         let how = notify.map_or(0, |notify| notify.how.number());
         let signal = notify.and_then(|notify| notify.how.signal()).map_or(0, Signal::number);

@@ -66,7 +66,7 @@ fn read_shape(cx: &mut Ctx<'_>, mode: u32, attr: Addr) -> Result<Shape> {
 fn mq_open(cx: &mut Ctx<'_>, name: Addr, flags: u32, mode: u32, attr: Addr) -> SysResult {
     let name = read_name(cx, name)?;
     let world = cx.task.world.clone();
-    let existing = world.ipc.mqueue.0.lock().get(&name).cloned();
+    let existing = world.ipc.mqueue.map.lock().get(&name).cloned();
     let queue = match existing {
         Some(_) if flags & O_CREAT != 0 && flags & O_EXCL != 0 => return Err(Errno::EEXIST),
         Some(queue) => {
@@ -82,9 +82,10 @@ fn mq_open(cx: &mut Ctx<'_>, name: Addr, flags: u32, mode: u32, attr: Addr) -> S
         }
         None if flags & O_CREAT == 0 => return Err(Errno::ENOENT),
         None => {
+            world.ipc.mqueue.check_count(&cx.task)?;
             let shape = read_shape(cx, mode, attr)?;
-            let new = Arc::new(Queue::new(&cx.task, shape));
-            world.ipc.mqueue.0.lock().entry(name).or_insert(new).clone()
+            let new = Arc::new(Queue::new(&cx.task, shape)?);
+            world.ipc.mqueue.map.lock().entry(name).or_insert(new).clone()
         }
     };
     // Always close-on-exec.
@@ -94,7 +95,7 @@ fn mq_open(cx: &mut Ctx<'_>, name: Addr, flags: u32, mode: u32, attr: Addr) -> S
 fn mq_unlink(cx: &mut Ctx<'_>, name: Addr) -> SysResult {
     let name = read_name(cx, name)?;
     let world = cx.task.world.clone();
-    let mut names = world.ipc.mqueue.0.lock();
+    let mut names = world.ipc.mqueue.map.lock();
     let queue = names.get(&name).ok_or(Errno::ENOENT)?;
     // The directory is sticky: owners and the privileged remove names.
     if !perm::owns(&cx.task.cred(), queue.shape.owner.0) {
