@@ -1,6 +1,6 @@
 //! Queues of pending signals (`struct sigpending` of include/linux/signal_types.h).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -44,11 +44,15 @@ struct Queued {
     timer: Option<u64>,
 }
 
-/// Signals sent and not yet taken.
+/// Signals sent and not yet taken. Senders choose how many there are, so none is searched for.
 #[derive(Debug, Default)]
 pub struct Pending {
     set: SigSet,
-    queue: VecDeque<Queued>,
+    /// By signal, in order of arrival.
+    queue: BTreeMap<(i32, u64), Queued>,
+    /// Places of timers' entries.
+    timers: HashMap<u64, (i32, u64)>,
+    next: u64,
 }
 
 impl Pending {
@@ -67,7 +71,7 @@ impl Pending {
         let exempt = !signal.is_realtime() && (info.code >= 0);
         let charge = budget.charge(if exempt { u64::MAX } else { limit });
         if charge.is_some() {
-            self.queue.push_back(Queued { info, _charge: charge, timer: None });
+            self.enqueue(signal, Queued { info, _charge: charge, timer: None });
         } else if signal.is_realtime() && info.code != super::info::SI_USER {
             return Err(Errno::EAGAIN);
         }
@@ -77,10 +81,11 @@ impl Pending {
 
     /// Adds the one entry of timer `key`; `false` if it is queued already (the timer then counts an overrun).
     pub fn push_timer(&mut self, signal: Signal, info: SigInfo, key: u64) -> bool {
-        if self.queue.iter().any(|queued| queued.timer == Some(key)) {
+        if self.timers.contains_key(&key) {
             return false;
         }
-        self.queue.push_back(Queued { info, _charge: None, timer: Some(key) });
+        let place = self.enqueue(signal, Queued { info, _charge: None, timer: Some(key) });
+        self.timers.insert(key, place);
         self.set = self.set.with(signal);
         true
     }
@@ -88,17 +93,36 @@ impl Pending {
     /// Takes the next signal of `among`: which, its story, and whose timer it was.
     pub fn take(&mut self, among: SigSet) -> Option<(Signal, SigInfo, Option<u64>)> {
         let signal = self.set.intersection(among).next()?;
-        let is_it = |queued: &Queued| queued.info.signo == signal.number();
-        let Some(at) = self.queue.iter().position(is_it) else {
+        let Some(place) = self.first(signal.number()) else {
             self.set = self.set.minus(SigSet::one(signal));
             // collect_signal(): no story left, so it says user 0, process 0.
             return Some((signal, SigInfo::user(signal, 0, 0), None));
         };
-        let queued = self.queue.remove(at)?;
-        if !self.queue.iter().any(is_it) {
+        let queued = self.dequeue(place)?;
+        if self.first(signal.number()).is_none() {
             self.set = self.set.minus(SigSet::one(signal));
         }
         Some((signal, queued.info, queued.timer))
+    }
+
+    fn enqueue(&mut self, signal: Signal, queued: Queued) -> (i32, u64) {
+        let place = (signal.number(), self.next);
+        self.next += 1;
+        self.queue.insert(place, queued);
+        place
+    }
+
+    fn dequeue(&mut self, place: (i32, u64)) -> Option<Queued> {
+        let queued = self.queue.remove(&place)?;
+        if let Some(key) = queued.timer {
+            self.timers.remove(&key);
+        }
+        Some(queued)
+    }
+
+    /// The first entry of a signal.
+    fn first(&self, number: i32) -> Option<(i32, u64)> {
+        self.queue.range((number, 0)..=(number, u64::MAX)).next().map(|(place, _)| *place)
     }
 
     /// Forgets all signals of `set`.
@@ -108,14 +132,15 @@ impl Pending {
         }
         self.set = self.set.minus(set);
         let keep = self.set;
-        self.queue.retain(|queued| Signal::new(queued.info.signo).is_ok_and(|signal| keep.has(signal)));
+        self.queue.retain(|(number, _), _| Signal::new(*number).is_ok_and(|signal| keep.has(signal)));
+        self.timers.retain(|_, place| self.queue.contains_key(place));
     }
 
     /// Forgets the entry of timer `key`, as deleting the timer does.
     pub fn flush_timer(&mut self, key: u64) {
-        let Some(at) = self.queue.iter().position(|queued| queued.timer == Some(key)) else { return };
-        let Some(gone) = self.queue.remove(at) else { return };
-        if !self.queue.iter().any(|queued| queued.info.signo == gone.info.signo)
+        let Some(place) = self.timers.get(&key).copied() else { return };
+        let Some(gone) = self.dequeue(place) else { return };
+        if self.first(gone.info.signo).is_none()
             && let Ok(signal) = Signal::new(gone.info.signo)
         {
             self.set = self.set.minus(SigSet::one(signal));
