@@ -80,6 +80,8 @@ pub struct Inotify {
 #[derive(Default)]
 struct State {
     events: VecDeque<Event>,
+    /// What these take when they are read.
+    bytes: usize,
     last_wd: i32,
     nodes: HashMap<i32, Id>,
 }
@@ -222,13 +224,13 @@ impl Inotify {
         if state.events.back() == Some(&event) {
             return;
         }
-        match state.events.len() {
-            MAX_QUEUED => {
-                state.events.push_back(Event { wd: -1, mask: IN_Q_OVERFLOW, cookie: 0, name: Vec::new() });
-            }
+        let event = match state.events.len() {
+            MAX_QUEUED => Event { wd: -1, mask: IN_Q_OVERFLOW, cookie: 0, name: Vec::new() },
             len if len > MAX_QUEUED => return,
-            _ => state.events.push_back(event),
-        }
+            _ => event,
+        };
+        state.bytes += event.size();
+        state.events.push_back(event);
         drop(state);
         self.readable.wake_all();
     }
@@ -286,7 +288,7 @@ impl File for Inotify {
         while let Some(event) = state.events.front()
             && bytes.len() + event.size() <= into.remaining()
         {
-            let end = bytes.len() + event.size();
+            let (start, end) = (bytes.len(), bytes.len() + event.size());
             bytes.extend_from_slice(&event.wd.to_ne_bytes());
             bytes.extend_from_slice(&event.mask.to_ne_bytes());
             bytes.extend_from_slice(&event.cookie.to_ne_bytes());
@@ -294,6 +296,7 @@ impl File for Inotify {
             bytes.extend_from_slice(&event.name);
             bytes.resize(end, 0);
             state.events.pop_front();
+            state.bytes -= end - start;
         }
         drop(state);
         into.put(&bytes)
@@ -317,7 +320,7 @@ impl File for Inotify {
         if command != FIONREAD {
             return Err(Errno::ENOTTY);
         }
-        let bytes: usize = self.state.lock().events.iter().map(Event::size).sum();
+        let bytes = self.state.lock().bytes;
         cx.mem().write(argument, &i32::try_from(bytes).unwrap_or(i32::MAX))?;
         Ok(0)
     }
