@@ -3,11 +3,11 @@
 use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use super::{Data, MemFile, Shared, cost};
+use super::{Data, MemFile, NODE_COST, Shared, cost};
 use crate::abi::PAGE_SIZE;
 use crate::abi::linux::{RENAME_EXCHANGE, XATTR_CREATE, XATTR_REPLACE};
 use crate::abi::types::{Stat, Timespec};
@@ -27,11 +27,23 @@ pub struct MemInode {
     kind: u32,
     meta: Mutex<Meta>,
     body: Body,
-    xattrs: Mutex<BTreeMap<Vec<u8>, Vec<u8>>>,
+    xattrs: Mutex<Attributes>,
+    /// Names beyond the first, each charged as a node.
+    more_names: AtomicU64,
     slot: Slot,
     /// `F_SEAL_*` of a memfd; other files have `F_SEAL_SEAL`.
     pub seals: AtomicU32,
 }
+
+/// Extended attributes, and the bytes of their names and values.
+#[derive(Default)]
+struct Attributes {
+    map: BTreeMap<Vec<u8>, Vec<u8>>,
+    bytes: u64,
+}
+
+/// Most bytes of these that a node has.
+const MOST_ATTRIBUTES: u64 = 1 << 20;
 
 enum Body {
     Dir(Mutex<Entries>),
@@ -96,6 +108,7 @@ impl MemInode {
                 _ => Body::Other,
             },
             xattrs: Mutex::default(),
+            more_names: AtomicU64::new(0),
             slot: Slot::default(),
             seals: AtomicU32::new(crate::abi::linux::F_SEAL_SEAL),
             shared: shared.clone(),
@@ -197,11 +210,27 @@ impl MemInode {
         entries.remove(name).ok_or(Errno::ENOENT)
     }
 
+    /// One more name than the first, which takes as much room as a node does (shmem_link()): `ENOSPC`.
+    pub fn charge_name(&self) -> Result<()> {
+        self.shared.budget.charge(NODE_COST)?;
+        self.more_names.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// A name is gone: if it was not the only one, its room is free.
+    pub fn release_name(&self) {
+        let less = |count: u64| count.checked_sub(1);
+        if self.more_names.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok() {
+            self.shared.budget.release(NODE_COST);
+        }
+    }
+
     /// A name of this node is gone.
     fn lost_name(&self) {
         if self.kind == S_IFDIR {
             self.meta.lock().nlink = 0;
         } else {
+            self.release_name();
             self.add_links(-1);
         }
     }
@@ -227,7 +256,9 @@ impl Entries {
 impl Drop for MemInode {
     fn drop(&mut self) {
         let target = if let Body::Link(target) = &self.body { target.len() } else { 0 };
-        self.shared.budget.release(cost(target));
+        let attributes = self.xattrs.get_mut().bytes;
+        let names = self.more_names.get_mut().saturating_mul(NODE_COST);
+        self.shared.budget.release(cost(target).saturating_add(attributes).saturating_add(names));
         // Not recursive along chains of directories: guests choose how deep they are.
         let mut pending = Vec::new();
         if let Body::Dir(entries) = &mut self.body {
@@ -332,9 +363,18 @@ impl Inode for MemInode {
 
     fn link(&self, name: &[u8], target: &Arc<dyn Inode>) -> Result<()> {
         let node: Arc<MemInode> = downcast(target).ok_or(Errno::EXDEV)?;
-        self.add(name, node.clone())?;
-        node.add_links(1);
-        Ok(())
+        // One of O_TMPFILE gets its first.
+        let first = node.meta().nlink == 0;
+        if !first {
+            node.charge_name()?;
+        }
+        let added = self.add(name, node.clone());
+        match added {
+            Ok(()) => node.add_links(1),
+            Err(_) if !first => node.release_name(),
+            Err(_) => {}
+        }
+        added
     }
 
     fn unlink(&self, name: &[u8], child: &Arc<dyn Inode>) -> Result<()> {
@@ -419,34 +459,46 @@ impl Inode for MemInode {
     }
 
     fn xattr(&self, name: &[u8]) -> Result<Vec<u8>> {
-        self.xattrs.lock().get(name).cloned().ok_or(Errno::ENODATA)
+        self.xattrs.lock().map.get(name).cloned().ok_or(Errno::ENODATA)
     }
 
     fn set_xattr(&self, name: &[u8], value: &[u8], flags: u32) -> Result<()> {
         let mut xattrs = self.xattrs.lock();
-        match xattrs.contains_key(name) {
+        match xattrs.map.contains_key(name) {
             true if flags & XATTR_CREATE != 0 => return Err(Errno::EEXIST),
             false if flags & XATTR_REPLACE != 0 => return Err(Errno::ENODATA),
             _ => {}
         }
-        let total: usize = xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
-        if total + name.len() + value.len() > 1 << 20 {
+        let new = (name.len() + value.len()) as u64;
+        let old = xattrs.map.get(name).map_or(0, |value| (name.len() + value.len()) as u64);
+        if xattrs.bytes - old + new > MOST_ATTRIBUTES {
             return Err(Errno::ENOSPC);
         }
-        xattrs.insert(name.to_vec(), value.to_vec());
+        match new.checked_sub(old) {
+            Some(more) => self.shared.budget.charge(more)?,
+            None => self.shared.budget.release(old - new),
+        }
+        xattrs.bytes = xattrs.bytes - old + new;
+        xattrs.map.insert(name.to_vec(), value.to_vec());
         drop(xattrs);
         self.meta.lock().ctime = now();
         Ok(())
     }
 
     fn remove_xattr(&self, name: &[u8]) -> Result<()> {
-        self.xattrs.lock().remove(name).ok_or(Errno::ENODATA)?;
+        {
+            let mut xattrs = self.xattrs.lock();
+            let value = xattrs.map.remove(name).ok_or(Errno::ENODATA)?;
+            let bytes = (name.len() + value.len()) as u64;
+            xattrs.bytes -= bytes;
+            self.shared.budget.release(bytes);
+        }
         self.meta.lock().ctime = now();
         Ok(())
     }
 
     fn list_xattr(&self) -> Result<Vec<Vec<u8>>> {
-        Ok(self.xattrs.lock().keys().cloned().collect())
+        Ok(self.xattrs.lock().map.keys().cloned().collect())
     }
 
     fn slot(&self) -> Option<&Slot> {

@@ -177,7 +177,9 @@ impl Node {
     /// A name of something that is no directory is gone. With the last one nothing leads to it but what is open.
     fn lose_link(&self) {
         self.count_links(-1);
-        if self.upper().is_some_and(|upper| self.nlink(upper.meta().nlink) == 0) {
+        let Some(upper) = self.upper() else { return };
+        upper.release_name();
+        if self.nlink(upper.meta().nlink) == 0 {
             let gone = {
                 let mut linked = self.shared.linked.lock();
                 match linked.get(&self.id) {
@@ -369,9 +371,19 @@ impl Inode for Node {
 
     fn link(&self, name: &[u8], target: &Arc<dyn Inode>) -> Result<()> {
         let node = downcast(target)?;
-        node.attributes_up()?;
+        let upper = node.attributes_up()?;
         self.touch()?;
-        self.add(name, node.clone())?;
+        // One of O_TMPFILE gets its first.
+        let first = node.nlink(upper.meta().nlink) == 0;
+        if !first {
+            upper.charge_name()?;
+        }
+        if let Err(error) = self.add(name, node.clone()) {
+            if !first {
+                upper.release_name();
+            }
+            return Err(error);
+        }
         node.count_links(1);
         node.changed();
         Ok(())
