@@ -26,6 +26,8 @@ struct State {
     total: usize,
     /// Collect when this many are in flight.
     threshold: usize,
+    /// Sockets that were closed since it was last collected.
+    closed: usize,
 }
 
 struct Traveller {
@@ -132,9 +134,16 @@ impl InFlight {
         state.files.len() >= state.threshold.max(LEAST)
     }
 
-    /// Collects, unless that will be done when this thread has let go of everything.
+    /// A socket was closed: collects, unless that will be done when this thread has let go of everything, or it would take
+    /// much more than was closed since the last time.
     pub fn collect_if_any(&self) {
-        if self.any() && !FALLING.with_borrow(Option::is_some) {
+        let due = {
+            let mut state = self.state.lock();
+            state.closed += 1;
+            let few = state.files.len() <= LEAST.max(8 * state.closed);
+            !state.files.is_empty() && few
+        };
+        if due && !FALLING.with_borrow(Option::is_some) {
             self.collect();
         }
     }
@@ -172,7 +181,8 @@ impl InFlight {
         // Sockets are looked into without this lock: whoever receives takes them in the other order. What is
         // garbage cannot change meanwhile, and what changes is found to be referenced from outside.
         let travellers: Vec<Candidate> = {
-            let state = self.state.lock();
+            let mut state = self.state.lock();
+            state.closed = 0;
             let upgraded = state.files.iter();
             upgraded.filter_map(|(key, it)| Some((*key, it.file.upgrade()?, it.count))).collect()
         };
