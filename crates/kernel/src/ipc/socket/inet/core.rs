@@ -5,7 +5,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::address::Endpoint;
-use super::ports::{Binding, Owner, Space};
+use super::ports::{Binding, Owner, Protocol, Space};
 use super::settings::{IPPROTO_IPV6, Of, Settings};
 use crate::abi::net::{AF_INET6, IPV6_V6ONLY, SO_REUSEADDR, SO_REUSEPORT, SOL_SOCKET};
 use crate::call::Ctx;
@@ -116,7 +116,8 @@ impl Core {
         let (local, ticket) = (place.local, place.ticket.take());
         drop(place);
         if let (Some(local), Some(ticket)) = (local, ticket) {
-            self.space.unbind(local.port, ticket);
+            let protocol = if matches!(self.owner, Owner::Udp(_)) { Protocol::Udp } else { Protocol::Tcp };
+            self.space.unbind(protocol, local.port, ticket);
         }
     }
 

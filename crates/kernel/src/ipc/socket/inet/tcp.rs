@@ -85,10 +85,7 @@ impl TcpSocket {
     /// Finds a listener and enters its queue.
     fn connect_to(&self, to: Endpoint, nonblocking: bool) -> Result<()> {
         let remote = to.route()?;
-        let listener = self.core.space.find(remote).into_iter().find_map(|owner| match owner {
-            Owner::Tcp(socket) => socket.upgrade().filter(|socket| socket.is_listening()),
-            Owner::Udp(_) => None,
-        });
+        let listener = self.core.space.listener(remote);
         let local = self.core.connect_from(remote)?;
         let me = self.me.upgrade().ok_or(Errno::EINVAL)?;
         let listener = listener.ok_or(Errno::ECONNREFUSED)?;

@@ -204,10 +204,7 @@ impl Socket for UdpSocket {
             from.ip = to.source();
         }
         let data = take_bytes(message.source, len)?;
-        let receiver = self.core.space.find(to).into_iter().find_map(|owner| match owner {
-            Owner::Udp(socket) => socket.upgrade().filter(|socket| socket.hears(from)),
-            Owner::Tcp(_) => None,
-        });
+        let receiver = self.core.space.receiver(to, |socket| socket.hears(from));
         match receiver {
             Some(socket) => {
                 let address = from.to_bytes(socket.core.domain).into();
