@@ -177,7 +177,7 @@ fn prctl(cx: &mut Ctx<'_>, option: i32, arg2: u64, arg3: u64, arg4: u64, arg5: u
         // PR_MCE_KILL_DEFAULT
         code::MCE_KILL_GET => none(&[arg2, arg3, arg4, arg5]).map(|()| 2),
         code::SET_CHILD_SUBREAPER => {
-            task.process.child_subreaper.store(arg2 != 0, Ordering::Relaxed);
+            crate::task::exit::set_subreaper(&task.process, arg2 != 0);
             Ok(0)
         }
         code::GET_CHILD_SUBREAPER => {

@@ -13,7 +13,7 @@ use super::exec::{self, ExecError, Request};
 use super::pool::Job;
 use super::process::Seed;
 use super::tree::Number;
-use super::{Cred, Links, Process, Rlimits, Sched, Session, Task, TaskSeed, load, run};
+use super::{Children, Cred, Links, Process, Rlimits, Sched, Session, Task, TaskSeed, load, run};
 use crate::abi::linux::{
     RLIM_NLIMITS, RLIMIT_CORE, RLIMIT_CPU, RLIMIT_DATA, RLIMIT_FSIZE, RLIMIT_MEMLOCK, RLIMIT_MSGQUEUE,
     RLIMIT_NICE, RLIMIT_NOFILE, RLIMIT_NPROC, RLIMIT_RTPRIO, RLIMIT_SIGPENDING, RLIMIT_STACK, SIGCHLD, SIGKILL,
@@ -107,10 +107,10 @@ impl Prepared {
         let process = task.process.clone();
         {
             let mut tree = world.tree.lock();
-            tree.processes.insert(process.pid, process.clone());
-            init.links.lock().children.push(process.clone());
+            tree.add(process.clone());
+            init.links.lock().children.add(process.clone(), 1);
             process.tasks.lock().push(task.clone());
-            tree.tasks.insert(task.tid(), task.clone());
+            tree.add_task(task.clone());
             number.used(&mut tree);
         }
         world.stats.forks.fetch_add(1, Ordering::Relaxed);
@@ -126,13 +126,14 @@ impl Process {
         Arc::new(Process::new(Seed {
             world: world.clone(),
             pid: 1,
-            links: Links { parent: Weak::new(), parent_tid: 0, children: Vec::new(), pgid: 1, session },
+            links: Links { parent: Weak::new(), parent_tid: 0, children: Children::default(), pgid: 1, session },
             signals: signal::ProcessSignals::default(),
             rlimits: inherited_rlimits(),
             mm: None,
             exit_signal: SIGCHLD as i32,
             oom_score_adj: 0,
             personality: 0,
+            below_subreaper: false,
         }))
     }
 }
@@ -145,7 +146,10 @@ impl World {
         }
         let init = Process::init(self);
         let mut tree = self.tree.lock();
-        let init = tree.processes.entry(1).or_insert(init).clone();
+        if let Some(init) = tree.process(1) {
+            return init.clone();
+        }
+        tree.add(init.clone());
         tree.reserve_first();
         init
     }
@@ -201,13 +205,20 @@ impl World {
             world: self.clone(),
             pid,
             // The group is its own.
-            links: Links { parent: Arc::downgrade(init), parent_tid: 1, children: Vec::new(), pgid: pid, session },
+            links: Links {
+                parent: Arc::downgrade(init),
+                parent_tid: 1,
+                children: Children::default(),
+                pgid: pid,
+                session,
+            },
             signals: signal::ProcessSignals::ignoring(spawn.ignored),
             rlimits: *init.rlimits.lock(),
             mm: Some(mm.clone()),
             exit_signal: SIGCHLD as i32,
             oom_score_adj: 0,
             personality: 0,
+            below_subreaper: false,
         }));
         let files = FdTable::default();
         for (fd, file) in spawn.files.iter().enumerate() {
@@ -271,7 +282,7 @@ impl World {
             self.signal_all(SIGKILL as i32);
             // A thread that was being born meanwhile is told in the next round.
             let round = Instant::now().checked_add(Duration::from_millis(50));
-            let gone = self.wait_until(round, || self.tree.lock().tasks.is_empty().then_some(()));
+            let gone = self.wait_until(round, || (!self.tree.lock().has_tasks()).then_some(()));
             if gone.is_some() {
                 break;
             }
@@ -285,7 +296,7 @@ impl World {
             }
         }
         // Worlds are held by their processes.
-        let processes = std::mem::take(&mut self.tree.lock().processes);
+        let processes = self.tree.lock().clear();
         drop(processes);
         true
     }

@@ -1,13 +1,13 @@
 //! `clone` in all its forms (`kernel_clone()` and `copy_process()` in kernel/fork.c).
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use coracle_platform::{ForkError, Regs, Thread};
 
 use super::process::Seed;
 use super::tree::Number;
-use super::{Links, Process, Sched, Task, TaskSeed, Vfork, pidfd};
+use super::{Children, Links, Process, Sched, Task, TaskSeed, Vfork, pidfd};
 use crate::abi::linux::{
     CLONE_CHILD_CLEARTID, CLONE_CHILD_SETTID, CLONE_DETACHED, CLONE_FILES, CLONE_FS, CLONE_NEWCGROUP,
     CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWTIME, CLONE_NEWUSER, CLONE_NEWUTS,
@@ -57,9 +57,7 @@ fn check_rlimit(task: &Task) -> Result<()> {
     if limit >= u64::from(super::PID_MAX) || cred.uid == 0 || cred.capable(Caps::SYS_RESOURCE | Caps::SYS_ADMIN) {
         return Ok(());
     }
-    let tree = task.world.tree.lock();
-    let count = tree.tasks.values().filter(|other| other.cred().uid == cred.uid).count();
-    if count as u64 >= limit { Err(Errno::EAGAIN) } else { Ok(()) }
+    if task.world.tree.lock().threads_of(cred.uid) as u64 >= limit { Err(Errno::EAGAIN) } else { Ok(()) }
 }
 
 /// A descriptor that goes again unless the clone succeeds.
@@ -220,22 +218,26 @@ fn copy_sched(parent: &Sched) -> Sched {
 fn copy_process(task: &Arc<Task>, args: &CloneArgs, pid: u32, mm: Arc<AddressSpace>) -> Arc<Process> {
     let has = |flag: u32| args.flags & u64::from(flag) != 0;
     let old = &task.process;
-    let links = old.links.lock().clone();
+    let links = old.links.lock();
+    let (pgid, session) = (links.pgid, links.session.clone());
     let (parent, parent_tid, exit_signal) = if has(CLONE_PARENT) {
-        (links.parent, links.parent_tid, old.exit_signal.load(Ordering::Relaxed))
+        (links.parent.clone(), links.parent_tid, old.exit_signal.load(Ordering::Relaxed))
     } else {
         (Arc::downgrade(old), task.tid(), args.exit_signal)
     };
+    drop(links);
     Arc::new(Process::new(Seed {
         world: task.world.clone(),
         pid,
-        links: Links { parent, parent_tid, children: Vec::new(), pgid: links.pgid, session: links.session },
+        links: Links { parent, parent_tid, children: Children::default(), pgid, session },
         signals: signal::ProcessSignals::cloned(&old.signals, args.flags),
         rlimits: *old.rlimits.lock(),
         mm: Some(mm),
         exit_signal,
         oom_score_adj: old.oom_score_adj.load(Ordering::Relaxed),
         personality: old.personality.load(Ordering::Relaxed),
+        // Known once it has its parent.
+        below_subreaper: false,
     }))
 }
 
@@ -251,13 +253,17 @@ fn enter(task: &Arc<Task>, child: &Arc<Task>, args: &CloneArgs, number: Number) 
             links.pgid = pgid;
             links.session = session;
         }
-        tree.processes.insert(process.pid, process.clone());
+        let heads = |of: &AtomicBool| of.load(Ordering::Relaxed);
+        if process.parent().is_some_and(|above| heads(&above.below_subreaper) || heads(&above.child_subreaper)) {
+            process.below_subreaper.store(true, Ordering::Relaxed);
+        }
+        tree.add(process.clone());
         if let Some(parent) = process.parent() {
-            parent.links.lock().children.push(process.clone());
+            parent.links.lock().children.add(process.clone(), process.parent_tid());
         }
     }
     process.tasks.lock().push(child.clone());
-    tree.tasks.insert(child.tid(), child.clone());
+    tree.add_task(child.clone());
     number.used(&mut tree);
     drop(tree);
     if task.world.ending() {

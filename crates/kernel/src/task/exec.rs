@@ -421,9 +421,9 @@ fn de_thread(task: &Arc<Task>) -> bool {
     }
     if task.tid() != process.pid {
         let mut tree = task.world.tree.lock();
-        tree.tasks.remove(&task.tid());
+        tree.remove_task(task);
         task.tid.store(process.pid, Ordering::SeqCst);
-        tree.tasks.insert(process.pid, task.clone());
+        tree.add_task(task.clone());
     }
     true
 }

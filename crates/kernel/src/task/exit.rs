@@ -89,7 +89,7 @@ pub(super) fn account_thread(task: &Task) {
 fn leave(task: &Arc<Task>) -> bool {
     let mut tree = task.world.tree.lock();
     let process = &task.process;
-    tree.tasks.remove(&task.tid());
+    tree.remove_task(task);
     let last = {
         let mut tasks = process.tasks.lock();
         tasks.retain(|other| !Arc::ptr_eq(other, task));
@@ -108,18 +108,10 @@ fn threaded_reparent(task: &Arc<Task>) -> Vec<(Arc<Process>, i32)> {
     let _tree = task.world.tree.lock();
     let heir = task.process.any_task().map_or(task.process.pid, |other| other.tid());
     let mut told = Vec::new();
-    for child in task.process.children() {
-        let mine = {
-            let mut links = child.links.lock();
-            let mine = links.parent_tid == task.tid();
-            if mine {
-                links.parent_tid = heir;
-            }
-            mine
-        };
-        if mine {
-            told.extend(pdeath_signals(&child));
-        }
+    let mine = task.process.links.lock().children.inherit(task.tid(), heir);
+    for child in mine {
+        child.links.lock().parent_tid = heir;
+        told.extend(pdeath_signals(&child));
     }
     told
 }
@@ -148,11 +140,11 @@ fn end_process(task: &Arc<Task>) {
     hang_up(process);
     let mut tree = world.tree.lock();
     forget_parent(&mut tree, process);
-    let group_of = process.links.lock().clone();
-    if let Some(parent) = group_of.parent.upgrade() {
+    if let Some(parent) = process.parent() {
         tell_orphans(&tree, process, &parent, true);
     }
     become_zombie(process);
+    tree.bury(process);
     let status = process.group.lock().status();
     let out_of_memory = process.oom_killed.load(Ordering::SeqCst);
     world.process_ended(process, End { status, out_of_memory });
@@ -161,6 +153,22 @@ fn end_process(task: &Arc<Task>) {
     }
     drop(tree);
     process.exit_queue.wake_all();
+}
+
+/// `PR_SET_CHILD_SUBREAPER`: those below may have to look for one (`propagate_has_child_subreaper()` in kernel/sys.c).
+pub fn set_subreaper(process: &Arc<Process>, on: bool) {
+    process.child_subreaper.store(on, Ordering::Relaxed);
+    if !on {
+        return;
+    }
+    let _tree = process.world.tree.lock();
+    let mut below = process.children();
+    while let Some(child) = below.pop() {
+        // Below one that knows already, all do.
+        if !child.below_subreaper.swap(true, Ordering::Relaxed) {
+            below.extend(child.children());
+        }
+    }
 }
 
 fn become_zombie(process: &Process) {
@@ -222,9 +230,10 @@ pub(super) fn child_info(process: &Process, code: i32, status: i32) -> ChildInfo
 
 /// Takes a zombie out of the tables. Whoever found it with the tree locked may do so.
 pub(super) fn reap(tree: &mut Tree, process: &Arc<Process>) {
-    tree.processes.remove(&process.pid);
+    tree.remove(process);
     if let Some(parent) = process.parent() {
-        parent.links.lock().children.retain(|child| !Arc::ptr_eq(child, process));
+        let removed = parent.links.lock().children.remove(process, process.parent_tid());
+        drop(removed);
     }
     // A pidfd of it says ESRCH from now on, and nobody finds it by its group.
     process.reaped.store(true, Ordering::SeqCst);
@@ -236,15 +245,15 @@ fn forget_parent(tree: &mut Tree, father: &Arc<Process>) {
     if children.is_empty() {
         return;
     }
-    let Some(reaper) = find_reaper(father) else { return };
-    for child in children {
+    let Some(reaper) = find_reaper(tree, father) else { return };
+    for child in children.iter() {
         {
             let mut links = child.links.lock();
             links.parent = Arc::downgrade(&reaper);
             links.parent_tid = reaper.pid;
         }
-        reaper.links.lock().children.push(child.clone());
-        for (child, signal) in pdeath_signals(&child) {
+        reaper.links.lock().children.add(child.clone(), reaper.pid);
+        for (child, signal) in pdeath_signals(child) {
             signal::send_kernel(&child, signal);
         }
         child.exit_signal.store(SIGCHLD, Ordering::Relaxed);
@@ -252,17 +261,21 @@ fn forget_parent(tree: &mut Tree, father: &Arc<Process>) {
             thread.publish();
         }
         if child.is_zombie() {
-            if notify_parent(&child) {
-                reap(tree, &child);
+            if notify_parent(child) {
+                reap(tree, child);
             }
         } else {
-            tell_orphans(tree, &child, father, false);
+            tell_orphans(tree, child, father, false);
         }
     }
 }
 
-fn find_reaper(father: &Arc<Process>) -> Option<Arc<Process>> {
+fn find_reaper(tree: &Tree, father: &Arc<Process>) -> Option<Arc<Process>> {
     let mut at = father.parent()?;
+    if !father.below_subreaper.load(Ordering::Relaxed) {
+        // Nobody on the way up can be one.
+        return Some(tree.process(1).cloned().unwrap_or(at));
+    }
     loop {
         if at.is_init() || (at.child_subreaper.load(Ordering::Relaxed) && !at.exiting()) {
             return Some(at);

@@ -10,8 +10,9 @@ use crate::{Errno, Result};
 
 /// `setpgid(2)`; both numbers are resolved already. Checks come in the order of kernel/sys.c.
 pub fn set_group(caller: &Arc<Process>, pid: u32, pgid: u32) -> Result<()> {
-    let tree = caller.world.tree.lock();
-    let target = tree.process(pid).ok_or(if tree.task(pid).is_some() { Errno::EINVAL } else { Errno::ESRCH })?;
+    let mut tree = caller.world.tree.lock();
+    let target = tree.process(pid).cloned();
+    let target = target.ok_or(if tree.task(pid).is_some() { Errno::EINVAL } else { Errno::ESRCH })?;
     if target.parent().is_some_and(|parent| Arc::ptr_eq(&parent, caller)) {
         if target.sid() != caller.sid() {
             return Err(Errno::EPERM);
@@ -19,7 +20,7 @@ pub fn set_group(caller: &Arc<Process>, pid: u32, pgid: u32) -> Result<()> {
         if target.did_exec.load(Ordering::Relaxed) {
             return Err(Errno::EACCES);
         }
-    } else if !Arc::ptr_eq(target, caller) {
+    } else if !Arc::ptr_eq(&target, caller) {
         return Err(Errno::ESRCH);
     }
     if target.sid() == target.pid {
@@ -28,18 +29,17 @@ pub fn set_group(caller: &Arc<Process>, pid: u32, pgid: u32) -> Result<()> {
     if pgid != pid && !tree.group(pgid).any(|member| member.sid() == caller.sid()) {
         return Err(Errno::EPERM);
     }
-    target.links.lock().pgid = pgid;
+    tree.set_group(&target, pgid);
     Ok(())
 }
 
 /// `setsid(2)`: `EPERM` for one whose number names a group already.
 pub fn new_session(caller: &Arc<Process>) -> Result<u32> {
-    let tree = caller.world.tree.lock();
+    let mut tree = caller.world.tree.lock();
     if tree.group(caller.pid).next().is_some() || caller.sid() == caller.pid {
         return Err(Errno::EPERM);
     }
-    let mut links = caller.links.lock();
-    links.pgid = caller.pid;
-    links.session = Arc::new(Session { sid: caller.pid, terminal: Mutex::new(None) });
+    tree.set_group(caller, caller.pid);
+    tree.set_session(caller, Arc::new(Session { sid: caller.pid, terminal: Mutex::new(None) }));
     Ok(caller.pid)
 }

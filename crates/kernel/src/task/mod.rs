@@ -5,6 +5,7 @@
 //! leaf. Wait queues are woken with no lock but the tree's held.
 
 mod boot;
+mod children;
 pub mod clone;
 pub mod coredump;
 pub mod cpu_limit;
@@ -37,6 +38,7 @@ use coracle_platform::{Answers, Identity, Space, ThreadControl};
 use parking_lot::Mutex;
 
 pub use boot::{Prepared, Spawn};
+pub use children::Children;
 pub use cred::{CAP_LAST, Caps, Cred};
 pub use exec::ExecError;
 pub use group::{new_session, set_group};
@@ -281,7 +283,12 @@ impl Task {
             self.pdeath_signal.store(0, Ordering::Relaxed);
         }
         self.process.last_uid.store(cred.uid, Ordering::Relaxed);
-        *self.cred.lock() = Arc::new(cred);
+        let uid = cred.uid;
+        {
+            let mut tree = self.world.tree.lock();
+            *self.cred.lock() = Arc::new(cred);
+            tree.user_changed(self, old.uid, uid);
+        }
         self.publish();
     }
 

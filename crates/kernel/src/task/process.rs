@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::{Rlimits, Task};
+use super::{Children, Rlimits, Task};
 use crate::abi::types::Rusage;
 use crate::mm::AddressSpace;
 use crate::signal;
@@ -30,13 +30,12 @@ pub struct Terminal {
 }
 
 /// Where a process stands among the others. Changed only with the tree locked.
-#[derive(Clone)]
 pub struct Links {
     /// Empty for pid 1 and for what has lost its parent at the end of the world.
     pub parent: Weak<Process>,
     /// The thread that made it: `PR_SET_PDEATHSIG` and `__WNOTHREAD` look at threads.
     pub parent_tid: u32,
-    pub children: Vec<Arc<Process>>,
+    pub children: Children,
     pub pgid: u32,
     pub session: Arc<Session>,
 }
@@ -104,8 +103,12 @@ pub struct Process {
     pub(super) mm: Mutex<Option<Arc<AddressSpace>>>,
     /// Sent to the parent at the end; 0 for none. 17 is SIGCHLD.
     pub exit_signal: AtomicI32,
+    /// Its number among the children of its parent. Changed only with the tree locked.
+    pub(super) birth: AtomicU64,
     /// `PR_SET_CHILD_SUBREAPER`.
     pub child_subreaper: AtomicBool,
+    /// Somebody above is one, or was (`has_child_subreaper`).
+    pub(super) below_subreaper: AtomicBool,
     /// Has called execve since it was forked (setpgid of a parent then fails with EACCES).
     pub did_exec: AtomicBool,
     pub oom_score_adj: AtomicI32,
@@ -155,6 +158,7 @@ pub(super) struct Seed {
     pub exit_signal: i32,
     pub oom_score_adj: i32,
     pub personality: u32,
+    pub below_subreaper: bool,
 }
 
 impl Process {
@@ -185,7 +189,9 @@ impl Process {
             overdue: Mutex::default(),
             mm: Mutex::new(seed.mm),
             exit_signal: AtomicI32::new(seed.exit_signal),
+            birth: AtomicU64::new(0),
             child_subreaper: AtomicBool::new(false),
+            below_subreaper: AtomicBool::new(seed.below_subreaper),
             did_exec: AtomicBool::new(false),
             oom_score_adj: AtomicI32::new(seed.oom_score_adj),
             personality: AtomicU32::new(seed.personality),
@@ -233,7 +239,7 @@ impl Process {
 
     /// Children, zombies included.
     pub fn children(&self) -> Vec<Arc<Process>> {
-        self.links.lock().children.clone()
+        self.links.lock().children.iter().cloned().collect()
     }
 
     /// The thread that made it, or that has taken its place.

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::process::Seed;
-use super::{Cred, Links, Process, Sched, Session, Task, TaskSeed};
+use super::{Children, Cred, Links, Process, Sched, Session, Task, TaskSeed};
 use crate::abi::types::Rlimit;
 use crate::call::{After, Ctx};
 use crate::fd::FdTable;
@@ -63,13 +63,14 @@ impl Guest {
         let process = Arc::new(Process::new(Seed {
             world: world.clone(),
             pid,
-            links: Links { parent: Weak::new(), parent_tid: 0, children: Vec::new(), pgid: pid, session },
+            links: Links { parent: Weak::new(), parent_tid: 0, children: Children::default(), pgid: pid, session },
             signals: signal::ProcessSignals::default(),
             rlimits: [Rlimit { cur: 1024, max: 4096 }; 16],
             mm: Some(mm.clone()),
             exit_signal: 17,
             oom_score_adj: 0,
             personality: 0,
+            below_subreaper: false,
         }));
         let root = world.vfs.mounts.root();
         let task = Task::new(TaskSeed {
@@ -97,8 +98,8 @@ impl Guest {
         });
         process.tasks.lock().push(task.clone());
         let mut tree = world.tree.lock();
-        tree.processes.insert(pid, process);
-        tree.tasks.insert(pid, task.clone());
+        tree.add(process);
+        tree.add_task(task.clone());
         drop(tree);
         Guest { task, space, thread }
     }

@@ -119,8 +119,11 @@ fn groups_and_sessions() {
     assert_eq!(leader.call(__NR_setpgid.into(), &[9, 0]), Err(Errno::ESRCH), "not a child");
     assert_eq!(leader.call(__NR_setpgid.into(), &[0, 0]), Err(Errno::EPERM), "leads a session");
     assert_eq!(leader.call(__NR_setsid.into(), &[]), Err(Errno::EPERM), "leads a group");
-    stranger.task.process.links.lock().pgid = 5;
-    stranger.task.process.links.lock().session = leader.task.process.session();
+    {
+        let mut tree = world.tree.lock();
+        tree.set_group(&stranger.task.process, 5);
+        tree.set_session(&stranger.task.process, leader.task.process.session());
+    }
     assert_eq!(stranger.call(__NR_setsid.into(), &[]), Ok(9));
     assert_eq!(stranger.task.process.sid(), 9);
     assert_eq!(stranger.call(__NR_getppid.into(), &[]), Ok(0));

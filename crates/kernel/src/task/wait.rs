@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{Process, Task, exit, usage};
+use super::{Process, Task, Tree, exit, usage};
 use crate::abi::linux::{
     __WALL, __WCLONE, __WNOTHREAD, SIGCHLD, SIGCONT, WCONTINUED, WEXITED, WNOHANG, WNOWAIT, WUNTRACED,
 };
@@ -61,32 +61,57 @@ fn eligible(task: &Task, child: &Process, whom: &Whom, options: u32) -> bool {
     named && kind && mine
 }
 
-/// One look at all children. `ECHILD` if there is none that could ever be reported.
+/// One look at those children that have something to tell. `ECHILD` if there is none that could ever be reported.
 fn scan(task: &Task, whom: &Whom, options: u32) -> Result<Option<Waited>> {
     let mut tree = task.world.tree.lock();
-    let mut any = false;
-    for child in task.process.children() {
-        if !eligible(task, &child, whom, options) {
-            continue;
-        }
-        any = true;
-        // A child that was continued and ended before its parent came to look: the continuation is told first,
-        // as the parent of a real child would have seen it.
-        if let Some(waited) = job_control_report(&child, options) {
-            return Ok(Some(waited));
-        }
-        let zombie = child.is_zombie();
-        if zombie && options & WEXITED != 0 {
-            let waited = zombie_report(&child);
-            if options & WNOWAIT == 0 {
-                usage::inherit(&task.process, &child);
-                exit::reap(&mut tree, &child);
-                child.exit_queue.wake_all();
-            }
-            return Ok(Some(waited));
-        }
+    let Some(child) = choose(&tree, task, whom, options)? else { return Ok(None) };
+    // A child that was continued and ended before its parent came to look: the continuation is told first,
+    // as the parent of a real child would have seen it.
+    if let Some(waited) = job_control_report(&child, options) {
+        return Ok(Some(waited));
     }
-    if any { Ok(None) } else { Err(Errno::ECHILD) }
+    let waited = zombie_report(&child);
+    if options & WNOWAIT == 0 {
+        usage::inherit(&task.process, &child);
+        exit::reap(&mut tree, &child);
+        child.exit_queue.wake_all();
+    }
+    Ok(Some(waited))
+}
+
+/// The first child that has something to tell. Whom the call names is not searched for (`do_wait_pid()`), nor are those
+/// that are over.
+fn choose(tree: &Tree, task: &Task, whom: &Whom, options: u32) -> Result<Option<Arc<Process>>> {
+    let named = match whom {
+        Whom::Pid(pid) => Some(tree.process(*pid).cloned()),
+        Whom::Process(process) => Some(Some(process.clone())),
+        Whom::Any | Whom::Group(_) => None,
+    };
+    let suits = |child: &Arc<Process>| eligible(task, child, whom, options);
+    let tells = |child: &Arc<Process>| {
+        let group = child.group();
+        options & WUNTRACED != 0 && group.stop_unreported
+            || options & WCONTINUED != 0 && group.continue_unreported
+            || options & WEXITED != 0 && group.zombie
+    };
+    if let Some(named) = named {
+        let is_mine = |child: &Arc<Process>| {
+            !child.is_reaped() && child.parent().is_some_and(|parent| Arc::ptr_eq(&parent, &task.process))
+        };
+        let child = named.filter(is_mine).filter(suits).ok_or(Errno::ECHILD)?;
+        return Ok(Some(child).filter(tells));
+    }
+    let links = task.process.links.lock();
+    let children = &links.children;
+    let found = match options & (WUNTRACED | WCONTINUED) {
+        0 if options & WEXITED == 0 => None,
+        0 => children.zombies().find(|child| suits(child)),
+        _ => children.iter().find(|child| suits(child) && tells(child)),
+    };
+    if found.is_none() && !children.iter().any(suits) {
+        return Err(Errno::ECHILD);
+    }
+    Ok(found.cloned())
 }
 
 fn zombie_report(child: &Process) -> Waited {
