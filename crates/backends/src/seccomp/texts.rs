@@ -13,6 +13,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use coracle_platform::{MapSource, Mapping, MemoryCall};
 use parking_lot::Mutex;
@@ -20,7 +21,7 @@ use rustix::fs::{MemfdFlags, SealFlags};
 
 use super::plan::{self, AREA, Area, BEFORE, FROM, Site};
 
-/// Files whose places are remembered, and bytes of copies, at most.
+/// Files whose places are remembered, those that were looked for last, and bytes of copies, at most.
 const FILES: usize = 64;
 const BYTES: u64 = 32 << 20;
 /// Longer text is not copied.
@@ -78,13 +79,40 @@ struct Known {
     image: Option<Arc<Image>>,
     /// Places there were when a copy was last tried.
     tried: usize,
+    /// When it was last looked for.
+    used: u64,
 }
 
 #[derive(Default)]
 struct State {
     files: HashMap<FileKey, Known>,
-    bytes: u64,
+    /// Of all copies that somebody has.
+    bytes: Arc<AtomicU64>,
     images: u64,
+    turn: u64,
+}
+
+impl State {
+    /// What is known of the file, which counts as used now.
+    fn find(&mut self, key: &FileKey) -> Option<&mut Known> {
+        self.turn += 1;
+        let turn = self.turn;
+        let known = self.files.get_mut(key)?;
+        known.used = turn;
+        Some(known)
+    }
+
+    /// As `find`; one that is not known takes the place of the one that was not used for longest.
+    fn find_or_add(&mut self, key: FileKey) -> &mut Known {
+        self.turn += 1;
+        if self.files.len() >= FILES && !self.files.contains_key(&key) {
+            let oldest = self.files.iter().min_by_key(|(_, known)| known.used).map(|(key, _)| *key);
+            oldest.and_then(|oldest| self.files.remove(&oldest));
+        }
+        let known = self.files.entry(key).or_default();
+        known.used = self.turn;
+        known
+    }
 }
 
 /// What a sandbox knows of the text of files.
@@ -103,6 +131,14 @@ struct Image {
     sites: HashMap<u64, Site>,
     /// By trampoline, relative to the area.
     trampolines: HashMap<u64, u64>,
+    /// What it counts towards.
+    bytes: Arc<AtomicU64>,
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        self.bytes.fetch_sub(self.len, Ordering::Relaxed);
+    }
 }
 
 /// An executable mapping of a file in one address space.
@@ -136,36 +172,31 @@ impl Texts {
 
     fn image(&self, key: FileKey, file: &OwnedFd, offset: u64, len: u64) -> Option<Arc<Image>> {
         let mut state = self.state.lock();
-        let State { files, bytes, images } = &mut *state;
-        let known = files.get_mut(&key)?;
+        let own_key = OWN_KEYS | (state.images + 1);
+        let bytes = state.bytes.clone();
+        let room = len <= LONGEST && bytes.load(Ordering::Relaxed).saturating_add(len) <= BYTES;
+        let known = state.find(&key)?;
         let count = known.places.len();
-        if count >= WORTH.max(known.tried + known.tried / 2 + WORTH) && len <= LONGEST && *bytes + len <= BYTES {
+        if count >= WORTH.max(known.tried + known.tried / 2 + WORTH) && room {
             known.tried = count;
-            *images += 1;
-            if let Some(image) =
-                Image::make(key, file, (offset, len), &known.places, self.entry, OWN_KEYS | *images)
-            {
-                *bytes += len;
-                known.image = Some(Arc::new(image));
-            }
+            let image = Image::make(key, file, (offset, len), &known.places, self.entry, (own_key, bytes));
+            known.image = image.map(Arc::new).or(known.image.take());
+            state.images += 1;
         }
+        let known = state.files.get(&key)?;
         known.image.clone().filter(|image| (image.offset, image.len) == (offset, len))
     }
 
     /// Whether this place need not be told.
     pub fn knows(&self, key: &FileKey, offset: u64) -> bool {
-        let state = self.state.lock();
-        match state.files.get(key) {
-            Some(known) => known.places.contains_key(&offset),
-            None => state.files.len() >= FILES,
-        }
+        self.state.lock().files.get(key).is_some_and(|known| known.places.contains_key(&offset))
     }
 
     /// A call has trapped here.
     pub fn learn(&self, key: FileKey, offset: u64, number: u64, bytes: [u8; FROM]) {
         const MOST: usize = 1000;
-        let known = &mut self.state.lock().files;
-        let known = known.entry(key).or_default();
+        let mut state = self.state.lock();
+        let known = state.find_or_add(key);
         if known.places.len() < MOST {
             known.places.entry(offset).or_insert(Place { number, bytes });
         }
@@ -179,7 +210,7 @@ impl Image {
         (offset, len): (u64, u64),
         places: &BTreeMap<u64, Place>,
         entry: u64,
-        own_key: u64,
+        (own_key, bytes): (u64, Arc<AtomicU64>),
     ) -> Option<Image> {
         if offset.checked_add(len)? > key.size.next_multiple_of(PAGE) {
             return None;
@@ -218,7 +249,8 @@ impl Image {
         let memory = sealed(&[&text, &trampolines]).ok()?;
         let ino = rustix::fs::fstat(&memory).ok()?.st_ino;
         let source = MapSource { file: Arc::new(memory), key: own_key };
-        Some(Image { source, ino, offset, len, sites, trampolines: back })
+        bytes.fetch_add(len, Ordering::Relaxed);
+        Some(Image { source, ino, offset, len, sites, trampolines: back, bytes })
     }
 
     /// Where the trampolines of a text at `start` lie.
