@@ -54,9 +54,9 @@ pub enum Error {
     /// `--workdir` leads nowhere.
     #[error("--workdir {}: not a directory of the sandbox: {source}", .path.display())]
     Workdir { path: std::path::PathBuf, source: std::io::Error },
-    /// `--rootfs` names a file that is no archive.
-    #[error("--rootfs {}: {source}; give a directory or a tar file, plain or gzip", .path.display())]
-    Archive { path: std::path::PathBuf, source: std::io::Error },
+    /// `--rootfs` names a file that is no archive, or one that does not fit.
+    #[error("--rootfs {}: {reason}", .path.display())]
+    Archive { path: std::path::PathBuf, reason: String },
     /// What the run wrote cannot be taken out.
     #[error("--save {}: {source}", .path.display())]
     Save { path: std::path::PathBuf, source: std::io::Error },

@@ -18,7 +18,8 @@ use coracle_kernel::fs::{
 use coracle_kernel::task::Cred;
 use coracle_kernel::world::World;
 
-use super::{archive, bytes};
+use super::archive::{self, Limit};
+use super::bytes;
 use crate::Error;
 use crate::config::{Config, Rootfs, User};
 
@@ -44,7 +45,8 @@ fn failed(path: &Path) -> impl Fn(Errno) -> Error + '_ {
 
 /// The root with an overlay over it.
 pub fn build(config: &Config) -> Result<Built, Error> {
-    let budget = Budget::new(config.limits.disk.unwrap_or_else(|| super::granted_memory(config)));
+    let granted = super::granted_memory(config);
+    let budget = Budget::new(config.limits.disk.unwrap_or(granted));
     let lower: Arc<dyn FileSystem> = match &config.rootfs {
         Rootfs::Host => {
             let view = View { shared: true, hidden: hidden().to_vec() };
@@ -52,7 +54,13 @@ pub fn build(config: &Config) -> Result<Built, Error> {
         }
         Rootfs::Dir(path) => HostFs::open(path, &View::default()).map_err(failed(path))?,
         Rootfs::Tar(path) => {
-            archive::unpack(path).map_err(|source| Error::Archive { path: path.clone(), source })?
+            let limit = match (config.limits.disk, config.limits.memory) {
+                (Some(disk), _) if disk <= granted => Limit { bytes: disk, of: "--disk" },
+                (_, Some(memory)) if memory <= granted => Limit { bytes: memory, of: "--memory" },
+                _ => Limit { bytes: granted, of: "this machine's memory" },
+            };
+            archive::unpack(path, &budget, limit)
+                .map_err(|failure| Error::Archive { path: path.clone(), reason: failure.to_string() })?
         }
     };
     let root = OverlayFs::new(lower, budget.clone()).map_err(failed(Path::new("/")))?;
