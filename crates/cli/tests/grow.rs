@@ -33,7 +33,9 @@ fn grows(cases: &[&str], options: &[&str]) {
         assert_eq!(output.status.code(), Some(0), "{case}: {told}{said}");
         let wrong = |line: &str| {
             line.split_once(' ').is_some_and(|(count, rest)| {
-                count != "0" && count.parse::<u64>().is_ok() && ["wrong", "failed"].iter().any(|word| rest.starts_with(word))
+                count != "0"
+                    && count.parse::<u64>().is_ok()
+                    && ["wrong", "failed"].iter().any(|word| rest.starts_with(word))
             })
         };
         assert!(!told.lines().any(wrong), "{case}: {told}{said}");
@@ -42,8 +44,16 @@ fn grows(cases: &[&str], options: &[&str]) {
 
 #[test]
 fn files() {
-    let cases =
-        ["descriptors", "records", "shared_records", "inotify", "directory_notices", "asynchronous", "names", "deep"];
+    let cases = [
+        "descriptors",
+        "records",
+        "shared_records",
+        "inotify",
+        "directory_notices",
+        "asynchronous",
+        "names",
+        "deep",
+    ];
     grows(&cases, &["-C", "/tmp"]);
 }
 
@@ -54,7 +64,8 @@ fn files_over_the_hosts() {
 
 #[test]
 fn objects() {
-    let cases = ["semaphore_sets", "semaphores_of_a_set", "undone", "segments", "queues", "messages", "posix_queues"];
+    let cases =
+        ["semaphore_sets", "semaphores_of_a_set", "undone", "segments", "queues", "messages", "posix_queues"];
     grows(&cases, &["--user", "0", "-C", "/tmp"]);
     grows(&["priorities", "epoll", "in_flight", "terminals"], &["--user", "0", "-C", "/tmp"]);
 }

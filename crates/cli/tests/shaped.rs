@@ -97,7 +97,9 @@ fn a_deep_tree_is_taken_out() {
 #[test]
 fn a_copy_ends_where_it_must_and_says_so() {
     let Some((_dir, program)) = program() else { return };
-    for (option, value, limit) in [("--save-limit", "1M", "--save-limit"), ("--report-timeout", "0s", "--report-timeout")] {
+    for (option, value, limit) in
+        [("--save-limit", "1M", "--save-limit"), ("--report-timeout", "0s", "--report-timeout")]
+    {
         let out = tempfile::tempdir_in("/tmp").unwrap();
         let save = out.path().to_str().unwrap();
         let said = done(&run(&program, &["--save", save, option, value], &["wide", "/opt", "5000"]), 125);
@@ -159,14 +161,18 @@ fn a_copy_follows_no_link_of_the_guest() {
     // Hidden from guests, but for a current directory in it.
     let Ok(place) = tempfile::tempdir_in("/run") else { return eprintln!("skipped: needs a writable /run") };
     open_to_all(place.path());
-    let (out, elsewhere) = (tempfile::tempdir_in("/tmp").unwrap(), tempfile::tempdir_in("/tmp").unwrap());
-    let save = out.path().to_str().unwrap();
-    let mut command = inside(program.parent().unwrap(), &["--user", "0", "--save", save], &program);
-    command.args(["diverted", "/run"]).arg(elsewhere.path()).current_dir(place.path());
-    let said = done(&command.output().unwrap(), 125);
-    assert!(said.contains("--save stopped at") && said.contains("; the rest is missing"), "{said}");
-    assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
-    assert!(fs::symlink_metadata(out.path().join("run")).unwrap().is_symlink());
+    // With the walls around the kernel process and without.
+    for confine in ["auto", "off"] {
+        let (out, elsewhere) = (tempfile::tempdir_in("/tmp").unwrap(), tempfile::tempdir_in("/tmp").unwrap());
+        let save = out.path().to_str().unwrap();
+        let options = ["--user", "0", "--confine", confine, "--save", save];
+        let mut command = inside(program.parent().unwrap(), &options, &program);
+        command.args(["diverted", "/run"]).arg(elsewhere.path()).current_dir(place.path());
+        let said = done(&command.output().unwrap(), 125);
+        assert!(said.contains("--save stopped at") && said.contains("; the rest is missing"), "{said}");
+        assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
+        assert!(fs::symlink_metadata(out.path().join("run")).unwrap().is_symlink());
+    }
 }
 
 /// A directory of the host that was deep is let go without a stack as deep.
@@ -186,7 +192,10 @@ fn a_deep_tree_of_the_host_is_let_go() {
 fn an_archive_unpacks_to_what_fits() {
     let dir = tempfile::tempdir_in("/tmp").unwrap();
     let sh = |script: &str| {
-        assert!(Command::new("sh").args(["-c", script]).current_dir(dir.path()).status().unwrap().success(), "{script}");
+        assert!(
+            Command::new("sh").args(["-c", script]).current_dir(dir.path()).status().unwrap().success(),
+            "{script}"
+        );
     };
     sh("truncate -s 400M z; tar cf - z | gzip -1 >zeros.tar.gz; tar -S -cf holes.tar z");
     sh("mkdir n; cd n; seq 20000 | xargs touch; cd ..; tar czf names.tar.gz n");

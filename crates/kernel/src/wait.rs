@@ -501,4 +501,31 @@ mod tests {
         }
         assert!(queue.is_empty());
     }
+
+    #[test]
+    fn a_queue_of_many_is_left_by_each_at_once() {
+        struct Counts(AtomicU32);
+        impl Wake for Counts {
+            fn wake(&self) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let (queue, begun) = (WaitQueue::new(), Instant::now());
+        let counts = Arc::new(Counts(AtomicU32::new(0)));
+        let wake: Arc<dyn Wake> = counts.clone();
+        let mut entries: Vec<_> = (0..200_000).map(|_| queue.enter(&wake)).collect();
+        queue.wake_all();
+        assert_eq!(counts.0.load(Ordering::Relaxed), 200_000);
+        // From the front, and others come in their places.
+        for _ in 0..100_000 {
+            let first = entries.swap_remove(0);
+            drop(first);
+        }
+        entries.extend((0..100_000).map(|_| queue.enter(&wake)));
+        queue.wake_all();
+        assert_eq!(counts.0.load(Ordering::Relaxed), 400_000);
+        drop(entries);
+        assert!(queue.is_empty() && begun.elapsed() < Duration::from_secs(20));
+        assert!(queue.0.lock().places.capacity() <= FEW);
+    }
 }

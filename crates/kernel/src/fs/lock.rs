@@ -393,4 +393,47 @@ mod tests {
         table.release_file((1, 1), 2);
         assert_eq!(table.flock((1, 1), 3, true), Ok(()));
     }
+
+    /// As searches these would take hours.
+    #[test]
+    fn many_locks_and_the_bound() {
+        let (table, begun) = (LockTable::default(), std::time::Instant::now());
+        for at in 0..80_000 {
+            table.set((1, 1), lock(1, at * 10, at * 10 + 4, at % 2 == 0)).unwrap();
+            table.set((at, 2), lock(1, 0, 9, true)).unwrap();
+            table.set((2, 1), lock(at, at, at + 40_000, false)).unwrap();
+        }
+        for at in 0..40_000 {
+            assert_eq!(table.blocker((1, 1), &lock(2, at * 10 + 5, at * 10 + 9, true)), None);
+            assert_eq!(table.blocker((1, 1), &lock(1, 0, TO_END, true)), None);
+            table.unset((1, 1), lock(1, at * 10, at * 10 + 9, false)).unwrap();
+        }
+        for at in 0..80_000 {
+            assert!(matches!(table.set((2, 1), lock(200_000, at, at, true)), Err(Refused::By(_))));
+        }
+        table.release_owner(1);
+        (0..80_000).for_each(|owner| table.release_owner(owner));
+        assert_eq!((table.locked.load(Ordering::SeqCst), table.state.lock().count), (0, 0));
+        assert!(begun.elapsed().as_secs() < 60, "{:?}", begun.elapsed());
+
+        let full =
+            (0..).find_map(|at| table.set((1, 1), lock(1, at * 2, at * 2, true)).err().map(|error| (at, error)));
+        assert_eq!(full, Some((MOST as u64 - 1, Refused::Full)));
+        assert_eq!(table.set((3, 3), lock(2, 0, 0, true)), Err(Refused::Full));
+        assert_eq!(table.unset((1, 1), lock(1, 0, 10, false)), Ok(()));
+        assert_eq!(table.set((3, 3), lock(2, 0, 0, true)), Ok(()));
+        table.release((1, 1), Owner::Posix(1));
+        assert_eq!(table.state.lock().count, 1);
+    }
+
+    #[test]
+    fn a_file_is_free_when_its_holder_goes() {
+        let table = LockTable::default();
+        table.flock((1, 1), 1, true).unwrap();
+        let ofd = |start| Record { owner: Owner::Ofd(1), ..lock(0, start, start, true) };
+        table.set((1, 1), ofd(5)).unwrap();
+        table.set((2, 2), ofd(6)).unwrap();
+        table.release_file((1, 1), 1);
+        assert_eq!((table.locked.load(Ordering::SeqCst), table.flock((1, 1), 2, true)), (0, Ok(())));
+    }
 }

@@ -151,3 +151,6 @@ pub fn seek_regular(
     let at = base.checked_add_signed(offset).ok_or(Errno::EINVAL)?;
     i64::try_from(at).map(|_| at).map_err(|_| if offset > 0 { Errno::EOVERFLOW } else { Errno::EINVAL })
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@ use crate::abi::linux::{
     CLONE_FS, CLONE_NEWNET, CLONE_NEWNS, CLONE_PARENT_SETTID, CLONE_PIDFD, CLONE_SIGHAND, CLONE_THREAD, CLONE_VM,
     SIGCHLD, WEXITED, WNOHANG, WNOWAIT,
 };
+use crate::task::{Children, PID_MAX, Tree};
 use crate::{Errno, SysResult};
 
 const FORK: u64 = __NR_fork as u64;
@@ -171,4 +172,64 @@ fn children_of_who_ignores_them_leave_no_zombies() {
     let child = guest.call(FORK, &[]).unwrap() as u32;
     assert_eq!(guest.call(WAIT4, &[u64::from(child), 0, 0, 0]), Err(Errno::ECHILD));
     assert!(guest.task.world.process(child).is_none());
+}
+
+/// Numbers run out with an error, whether all are in use or as many as are granted, and asking again is no search.
+#[test]
+fn numbers_run_out() {
+    let (world, begun) = (world(), std::time::Instant::now());
+    let mut tree = world.tree.lock();
+    let count = std::iter::from_fn(|| tree.allocate(None).ok()).count();
+    assert_eq!(count as u32, PID_MAX - 1);
+    for _ in 0..100_000 {
+        assert_eq!(tree.allocate(Some(100)), Err(Errno::EAGAIN));
+    }
+    assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
+}
+
+#[test]
+fn groups_sessions_and_users_are_counted() {
+    let world = world();
+    let one = Guest::in_world(&world, 5);
+    let two = Guest::in_world(&world, 6);
+    let mut tree = world.tree.lock();
+    let group = |tree: &Tree, pgid| tree.group(pgid).map(|process| process.pid).collect::<Vec<_>>();
+    tree.set_group(&two.task.process, 5);
+    assert_eq!((group(&tree, 5), group(&tree, 6)), (vec![5, 6], vec![]));
+    assert_eq!((tree.threads_of(0), tree.threads_of(7)), (2, 0));
+    drop(tree);
+    let mut cred = (*one.task.cred()).clone();
+    cred.uid = 7;
+    one.task.set_cred(cred);
+    let mut tree = world.tree.lock();
+    assert_eq!((tree.threads_of(0), tree.threads_of(7)), (1, 1));
+    tree.remove_task(&one.task);
+    assert_eq!((tree.threads_of(0), tree.threads_of(7), tree.charged()), (1, 0, 1));
+    tree.bury(&one.task.process);
+    assert_eq!(tree.charged(), 2);
+    tree.remove(&one.task.process);
+    assert_eq!((group(&tree, 5), tree.charged()), (vec![6], 1));
+    // Its number still names a group.
+    assert!(std::iter::from_fn(|| tree.allocate(None).ok()).all(|number| number != 5));
+}
+
+#[test]
+fn children_are_found_by_what_they_are() {
+    let world = world();
+    let guests: Vec<_> = (10..60).map(|pid| Guest::in_world(&world, pid)).collect();
+    let process = |index: usize| guests[index].task.process.clone();
+    let mut children = Children::default();
+    (0..50).for_each(|index| children.add(process(index), 2 + index as u32 % 2));
+    for index in [30, 7] {
+        process(index).group.lock().zombie = true;
+        children.bury(&process(index));
+    }
+    let pids = |children: &Children| children.iter().map(|child| child.pid).collect::<Vec<_>>();
+    assert_eq!(pids(&children), (10..60).collect::<Vec<_>>(), "in the order in which they came");
+    assert_eq!(children.zombies().map(|child| child.pid).collect::<Vec<_>>(), [17, 40]);
+    assert!(children.remove(&process(7), 3).is_some() && children.remove(&process(7), 3).is_none());
+    let inherited = children.inherit(3, 2);
+    assert_eq!((inherited.len(), inherited[0].pid, children.inherit(3, 2).len()), (24, 11, 0));
+    (0..50).filter(|index| *index != 7).for_each(|index| assert!(children.remove(&process(index), 2).is_some()));
+    assert!(children.is_empty());
 }

@@ -236,6 +236,14 @@ impl MemInode {
     }
 }
 
+#[cfg(test)]
+impl MemInode {
+    /// Room in the table of names.
+    pub(super) fn capacity(&self) -> usize {
+        self.entries().map_or(0, |entries| entries.lock().names.capacity())
+    }
+}
+
 impl Entries {
     /// Returns what had the name, to be dropped after unlocking.
     fn put(&mut self, name: &[u8], node: Arc<MemInode>) -> Option<Arc<MemInode>> {

@@ -96,3 +96,54 @@ fn seals_against_writing_bind_descriptors_that_were_given_out() {
         }
     }
 }
+
+#[test]
+fn names_and_attributes_take_room() {
+    use super::NODE_COST;
+    let budget = Budget::new(1 << 20);
+    let fs = MemFs::new("tmpfs", 7, 0o1777, budget.clone());
+    let root = fs.root();
+    let before = budget.state().1;
+    let file = root.make(b"f", &node(S_IFREG | 0o644)).unwrap();
+    let names = (0..).find(|n| root.link(format!("n{n}").as_bytes(), &file) == Err(Errno::ENOSPC)).unwrap();
+    assert_eq!(names, ((1 << 20) - before) / NODE_COST - 1);
+    (0..names).for_each(|n| root.unlink(format!("n{n}").as_bytes(), &file).unwrap());
+    assert_eq!(budget.state().1, before + NODE_COST);
+    // One that had none gets its first for nothing.
+    let unnamed = root.make_unnamed(&node(S_IFREG | 0o644)).unwrap();
+    root.link(b"u", &unnamed).unwrap();
+    assert_eq!(budget.state().1, before + 2 * NODE_COST);
+    root.unlink(b"u", &unnamed).unwrap();
+    drop(unnamed);
+    file.set_xattr(b"user.a", &[1; 1000], 0).unwrap();
+    file.set_xattr(b"user.a", &[1; 10], 0).unwrap();
+    assert_eq!(budget.state().1, before + NODE_COST + 16);
+    file.set_xattr(b"user.b", &[1; 10], 0).unwrap();
+    file.remove_xattr(b"user.a").unwrap();
+    root.unlink(b"f", &file).unwrap();
+    drop(file);
+    assert_eq!(budget.state().1, before);
+    let begun = std::time::Instant::now();
+    let file = fs.orphan(&node(S_IFREG)).unwrap();
+    // A million bytes of them, of which each was added up at every change.
+    let many = MemFs::new("tmpfs", 7, 0o1777, Budget::new(u64::MAX)).orphan(&node(S_IFREG)).unwrap();
+    let count =
+        (0..).find(|n| many.set_xattr(format!("user.{n}").as_bytes(), b"", 0) == Err(Errno::ENOSPC)).unwrap();
+    assert!(count > 90_000 && begun.elapsed().as_secs() < 30, "{count} {:?}", begun.elapsed());
+    drop(file);
+}
+
+#[test]
+fn a_directory_that_was_large_is_small_again() {
+    let (_fs, root) = fresh();
+    for n in 0..100_000 {
+        root.make(format!("n{n}").as_bytes(), &node(S_IFREG)).unwrap();
+    }
+    for n in 0..100_000 {
+        let name = format!("n{n}");
+        let file = root.lookup(name.as_bytes()).unwrap();
+        root.unlink(name.as_bytes(), &file).unwrap();
+    }
+    let root = root.as_any().downcast_ref::<MemInode>().unwrap();
+    assert!(root.capacity() <= 128, "{}", root.capacity());
+}

@@ -184,3 +184,57 @@ fn every_name_of_a_large_directory_comes_once_and_in_order() {
     names.sort();
     assert_eq!(changed(&fs).into_iter().map(|(path, _)| path).collect::<Vec<_>>(), names);
 }
+
+#[test]
+fn a_name_that_the_lower_tree_never_had_leaves_nothing() {
+    let (_dir, fs) = tree();
+    let root = fs.root();
+    let d = root.lookup(b"d").unwrap();
+    let node = d.as_any().downcast_ref::<Node>().unwrap();
+    let names = || node.names().map.len();
+    for n in 0..1000 {
+        let name = format!("n{n}");
+        let file = d.make(name.as_bytes(), &new(S_IFREG | 0o644)).unwrap();
+        d.rename(name.as_bytes(), &d, b"moved", 0).unwrap();
+        d.unlink(b"moved", &file).unwrap();
+        let directory = d.make(name.as_bytes(), &new(S_IFDIR | 0o755)).unwrap();
+        d.rmdir(name.as_bytes(), &directory).unwrap();
+    }
+    assert_eq!((names(), node.names().map.capacity() <= 128), (0, true));
+    // One that it has leaves a whiteout, however often it comes back.
+    for _ in 0..3 {
+        let f = d.lookup(b"f").unwrap();
+        d.unlink(b"f", &f).unwrap();
+        assert_eq!((names(), d.lookup(b"f").err()), (1, Some(Errno::ENOENT)));
+        d.make(b"g", &new(S_IFREG | 0o644)).unwrap();
+        d.rename(b"g", &d, b"f", 0).unwrap();
+    }
+    let f = d.lookup(b"f").unwrap();
+    root.rename(b"a", &d, b"f", 0).unwrap();
+    assert_eq!(f.stat().unwrap().st_nlink, 0);
+    let moved = d.lookup(b"f").unwrap();
+    d.unlink(b"f", &moved).unwrap();
+    assert_eq!((listing(&d), listing(&root)), (Vec::<String>::new(), vec!["b".into(), "d".into(), "l".into()]));
+}
+
+#[test]
+fn a_node_that_nobody_uses_is_forgotten() {
+    let (_dir, fs) = tree();
+    let root = fs.root();
+    let node = root.as_any().downcast_ref::<Node>().unwrap();
+    let f = root.lookup(b"d").unwrap().lookup(b"f").unwrap();
+    assert_eq!(node.seen_count(), 1);
+    drop(f);
+    assert_eq!(node.seen_count(), 0);
+    // Changed files with two names are found by each, until both are gone.
+    let a = root.lookup(b"a").unwrap();
+    write(&a, &[1; 100_000]);
+    let used = || fs.shared.budget.state().1;
+    root.unlink(b"a", &a).unwrap();
+    assert_eq!(fs.shared.linked.lock().len(), 1);
+    root.unlink(b"b", &a).unwrap();
+    assert_eq!(fs.shared.linked.lock().len(), 0);
+    let with = used();
+    drop(a);
+    assert!(with > 100_000 && with - used() >= 100_000, "{with}, {}", used());
+}

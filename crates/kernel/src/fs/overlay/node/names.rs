@@ -143,3 +143,11 @@ impl Node {
         Ok(())
     }
 }
+
+#[cfg(test)]
+impl Node {
+    /// Unchanged children that are in use.
+    pub(in super::super) fn seen_count(&self) -> usize {
+        self.seen.lock().len()
+    }
+}
