@@ -45,6 +45,12 @@ impl Budget {
         subtract(&self.used, bytes);
     }
 
+    /// Takes `bytes` for as long as the returned value lives.
+    pub fn take(self: &Arc<Budget>, bytes: u64) -> Result<Room> {
+        self.charge(bytes)?;
+        Ok(Room { budget: self.clone(), bytes })
+    }
+
     /// Limit and use.
     pub fn state(&self) -> (u64, u64) {
         (self.limit(), self.used.load(Ordering::Relaxed))
@@ -63,6 +69,18 @@ impl Budget {
             watched.iter().filter_map(Weak::upgrade).collect()
         };
         files.iter().filter_map(|file| file.account()).collect()
+    }
+}
+
+/// Bytes taken from a budget, given back when dropped.
+pub struct Room {
+    budget: Arc<Budget>,
+    bytes: u64,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.budget.release(self.bytes);
     }
 }
 

@@ -19,7 +19,7 @@ use crate::abi::types::Statfs;
 use crate::mem::SliceSource;
 use crate::{Errno, Result};
 
-pub use budget::Budget;
+pub use budget::{Budget, Room};
 pub use data::Data;
 pub use file::MemFile;
 pub use node::{MemInode, Meta, downcast};

@@ -1,11 +1,14 @@
 //! Semaphore sets: semop(2), ipc/sem.c.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use super::now;
 use super::registry::{Object, Perm};
+use crate::fs::mem::{Budget, Room};
 use crate::wait::WaitQueue;
 use crate::{Errno, Result};
 
@@ -39,19 +42,34 @@ pub struct Semaphore {
 /// One set.
 pub struct Set {
     state: Mutex<State>,
+    budget: Arc<Budget>,
+    _room: Room,
     /// Told when values change or the set goes.
     pub queue: WaitQueue,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Default)]
 pub struct State {
     pub perm: Perm,
     pub semaphores: Vec<Semaphore>,
     pub operation_time: i64,
     pub change_time: i64,
     pub removed: bool,
-    /// What to add to each semaphore when a process ends.
-    undo: HashMap<u32, Vec<i32>>,
+    /// Of each process whose end changes something.
+    undo: HashMap<u32, Undo>,
+}
+
+/// What to add to each semaphore when a process ends.
+struct Undo {
+    adjust: Vec<i32>,
+    _room: Room,
+}
+
+impl Undo {
+    fn new(count: usize, budget: &Arc<Budget>) -> Result<Undo> {
+        let room = budget.take((count * size_of::<i32>()) as u64).map_err(|_| Errno::ENOMEM)?;
+        Ok(Undo { adjust: vec![0; count], _room: room })
+    }
 }
 
 /// Why a call must wait.
@@ -63,10 +81,12 @@ pub struct Blocked {
 }
 
 impl Set {
-    pub fn new(perm: Perm, count: usize) -> Set {
+    /// All sets may have a thousand million semaphores (`SEMMNS`); that is more than there is memory.
+    pub fn new(perm: Perm, count: usize, budget: &Arc<Budget>) -> Result<Set> {
+        let room = budget.take((count * size_of::<Semaphore>()) as u64)?;
         let state =
             State { perm, semaphores: vec![Semaphore::default(); count], change_time: now(), ..State::default() };
-        Set { state: Mutex::new(state), queue: WaitQueue::new() }
+        Ok(Set { state: Mutex::new(state), budget: budget.clone(), _room: room, queue: WaitQueue::new() })
     }
 
     /// Looks at it.
@@ -94,7 +114,10 @@ impl Set {
         let State { semaphores, undo, .. } = &mut *state;
         // Only what the operations name is touched: a set may have thousands of others.
         let adjust: &mut [i32] = match operations.iter().any(|operation| operation.undo) {
-            true => undo.entry(pid).or_insert_with(|| vec![0; count]),
+            true => match undo.entry(pid) {
+                Entry::Occupied(undo) => &mut undo.into_mut().adjust,
+                Entry::Vacant(place) => &mut place.insert(Undo::new(count, &self.budget)?).adjust,
+            },
             false => &mut [],
         };
         let mut done = 0;
@@ -128,8 +151,8 @@ impl Set {
     /// Applies what a process that ends wanted undone; values stay within bounds (exit_sem()).
     pub fn undo(&self, pid: u32) {
         let mut state = self.state.lock();
-        let Some(adjust) = state.undo.remove(&pid) else { return };
-        for (semaphore, adjust) in state.semaphores.iter_mut().zip(adjust) {
+        let Some(undo) = state.undo.remove(&pid) else { return };
+        for (semaphore, &adjust) in state.semaphores.iter_mut().zip(&undo.adjust) {
             if adjust != 0 {
                 semaphore.value = (semaphore.value + adjust).clamp(0, SEMVMX);
                 semaphore.pid = pid;
@@ -190,7 +213,7 @@ impl State {
 
     /// `SETVAL` and `SETALL` forget adjustments, of one semaphore or of all.
     pub fn forget_undo(&mut self, number: Option<usize>) {
-        for adjust in self.undo.values_mut() {
+        for Undo { adjust, .. } in self.undo.values_mut() {
             match number {
                 Some(number) => {
                     if let Some(adjust) = adjust.get_mut(number) {

@@ -77,6 +77,30 @@ fn semaphore_operations_are_all_or_nothing_and_undone() {
     assert_eq!(guest.call(SEMOP, &[id, MEMORY, 1]), Err(Errno::EINVAL));
 }
 
+/// All sets together may have more semaphores, and more to be undone, than there is memory.
+#[test]
+fn semaphores_take_room_of_files_until_they_go() {
+    let mut guest = Guest::new();
+    let budget = guest.task.world.vfs.budget.clone();
+    let used = || budget.state().1;
+    let before = used();
+    let id = guest.call(SEMGET, &[0, 32000, CREATE]).unwrap();
+    assert_eq!(used() - before, 32000 * 16);
+    operation(&guest, 31999, 1, 0x1000);
+    guest.call(SEMOP, &[id, MEMORY, 1]).unwrap();
+    guest.call(SEMOP, &[id, MEMORY, 1]).unwrap();
+    assert_eq!(used() - before, 32000 * 20);
+    guest.task.world.ipc.sysv.process_exits(&guest.task.process);
+    assert_eq!(used() - before, 32000 * 16);
+    guest.call(SEMOP, &[id, MEMORY, 1]).unwrap();
+    let (limit, used_now) = budget.state();
+    let rest = budget.take(limit - used_now).unwrap();
+    assert_eq!(guest.call(SEMGET, &[0, 1, CREATE]), Err(Errno::ENOSPC));
+    drop(rest);
+    guest.call(SEMCTL, &[id, 0, 0]).unwrap();
+    assert_eq!(used(), before);
+}
+
 #[test]
 fn a_waiter_goes_on_when_it_may() {
     let world = crate::task::testing::world();

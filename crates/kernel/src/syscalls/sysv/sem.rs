@@ -30,7 +30,8 @@ pub(super) fn semget(cx: &mut Ctx<'_>, key: i32, count: i32, flags: u32) -> SysR
         let have = set.look(|state| state.semaphores.len());
         if count > have { Err(Errno::EINVAL) } else { Ok(()) }
     };
-    let make = |perm| if count == 0 { Err(Errno::EINVAL) } else { Ok(Set::new(perm, count)) };
+    let budget = &cx.task.world.vfs.budget;
+    let make = |perm| if count == 0 { Err(Errno::EINVAL) } else { Set::new(perm, count, budget) };
     let id = cx.task.world.ipc.sysv.sem.get(&cx.task, &Wanted { key, flags }, fits, make)?;
     Ok(u64::from(id))
 }
