@@ -22,7 +22,7 @@ use super::OverlayFs;
 use super::changes::{Found, Kind, Step};
 use super::node::{Contents, Node};
 use crate::fs::mem::NODE_COST;
-use crate::fs::{Access, Inode, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG, Who};
+use crate::fs::{Access, Inode, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG, Who, anew};
 use crate::task::Cred;
 use crate::{Errno, Result};
 
@@ -181,9 +181,17 @@ impl Saving {
             }
             S_IFREG if !node.served(Access::READ) => return Ok(Some(Left::Closed)),
             S_IFREG => {
+                let upper = node.upper().filter(|_| node.data_up());
+                let upper = upper.as_ref().map(|upper| &**upper as &dyn Inode);
+                let from = upper.or(node.lower.as_deref()).ok_or(Errno::EIO)?;
+                // The host may have closed it just now.
+                let contents = match anew(|| Contents::of(from)) {
+                    Err(Errno::EACCES) => return Ok(Some(Left::Closed)),
+                    other => other?,
+                };
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
                 let file = open(self.way.here()?, name, flags)?;
-                self.contents(node, &file)?;
+                self.contents(contents, &file)?;
                 file
             }
             S_IFIFO => {
@@ -197,13 +205,7 @@ impl Saving {
         Ok(None)
     }
 
-    fn contents(&mut self, node: &Arc<Node>, file: &OwnedFd) -> Result<(), Stop> {
-        let upper = node.upper().filter(|_| node.data_up());
-        let mut contents = match (&upper, &node.lower) {
-            (Some(upper), _) => Contents::of(&**upper)?,
-            (None, Some(lower)) => Contents::of(&**lower)?,
-            (None, None) => return Err(Errno::EIO.into()),
-        };
+    fn contents(&mut self, mut contents: Contents<'_>, file: &OwnedFd) -> Result<(), Stop> {
         let mut at = 0;
         while let Some((start, bytes)) = contents.next(at, CHUNK)? {
             self.count(bytes.len() as u64)?;
