@@ -29,7 +29,8 @@ use crate::shown::Shown;
 pub struct RunArgs {
     /// Show this directory, or the contents of this tar file, as / instead of the host's tree.
     ///
-    /// It is not changed: writes stay in memory. Try `docker export ID > root.tar`, then `--rootfs root.tar`.
+    /// It is not changed: writes stay in memory, and so does what an archive holds, which counts against --disk and
+    /// --memory. Try `docker export ID > root.tar`, then `--rootfs root.tar`.
     #[arg(long, value_name = "DIR|TAR", value_hint = ValueHint::AnyPath, help_heading = FILES)]
     rootfs: Option<PathBuf>,
 
@@ -95,7 +96,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", help_heading = LIMITS)]
     pids: Option<u32>,
 
-    /// Most bytes of files written into memory, as in 1G: more, and writes fail with ENOSPC.
+    /// Most bytes of files written into memory, as in 1G: more, and writes fail with ENOSPC. An archive of --rootfs
+    /// counts.
     #[arg(long, value_name = "SIZE", value_parser = parse::size, help_heading = LIMITS)]
     disk: Option<u64>,
 
